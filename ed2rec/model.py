@@ -1,0 +1,250 @@
+"""The joint model: LLM + index generators + vocabulary + regulator → named losses (§2.2-2.3).
+
+One batch: histories become index tokens through the tables, tokens become embeddings; where a token stands for an
+entity, its embedding also carries the generator's soft assignment, so the recommendation loss can tell the generator
+which code would have served better:
+
+    e = E[code] + Σ_k (p_k − sg p_k) · sg E[k]          p = softmax of the generator's logits at that level (Eq. 4)
+
+The value is exactly the table's row; labels are ids and carry no gradient, or the generator could lower the loss by
+giving every entity one code. Shape letters: R rows, T tokens, M levels, N codes, H LLM width, n entities of a batch.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.indexers.variational import LOSS_WEIGHTS, Quantised, VariationalQuantiser
+from ed2rec.instructions.examples import ITEM, USER, Batch, IndexTokens
+from ed2rec.regulator import Regulator
+from ed2rec.vocabulary import IndexVocabulary, Kind
+
+
+class Branch(nn.Module):
+    """One half of the dual generator: its quantiser, its entities' embeddings, and their index table now.
+
+    embeddings  (K, E) what the quantiser reads (X_T, whitened)
+    teacher     (K, H) what the LLM's view of the index is aligned with (X_T, centred); zero rows have no text
+    """
+
+    embeddings: Tensor
+    teacher: Tensor
+    codes: Tensor
+
+    def __init__(
+        self, kind: Kind, quantiser: VariationalQuantiser, embeddings: Tensor, teacher: Tensor, table: IndexTable
+    ) -> None:
+        super().__init__()
+        self.kind, self.quantiser = kind, quantiser
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        self.register_buffer("teacher", teacher, persistent=False)
+        self.register_buffer("codes", torch.zeros(0), persistent=False)
+        self.table = table
+
+    @property
+    def table(self) -> IndexTable:
+        return self._table
+
+    @table.setter
+    def table(self, table: IndexTable) -> None:
+        self._table = table
+        self.codes = torch.as_tensor(table.codes, dtype=torch.long, device=self.embeddings.device)
+
+
+class Entities(NamedTuple):
+    """The distinct entities of one kind in a batch, and what the generator says of them."""
+
+    numbers: Tensor  # (n,)
+    quantised: Quantised
+    nudge_nMH: Tensor  # zero in value; adds the soft assignment's gradient to an embedding row
+
+
+class JointOutput(NamedTuple):
+    loss: Tensor  # Eq. 11 with the generators' own losses: the sum of `losses`
+    losses: dict[str, Tensor]  # by name, weighted: llm, index_item, token_user, recon_item, …
+    targets: int
+
+
+class JointModel(nn.Module):
+    """Parts in, named losses out.
+
+    users            None leaves the user branch out
+    normalise        what a code's probability is normalised over, as in decoding: "level" or "vocabulary"
+    dropout          on embeddings and on what attention and feed-forward add to the residual stream
+    gradient         "input_st": the recommendation loss reaches the generators through history and user tokens
+    reconstruction   weight of the generators' own losses; 0 is Eq. 11 to the letter
+    align            entities per kind and step for L_ID
+    dtype            torch.bfloat16 runs the LLM under autocast; the generators stay float32
+    """
+
+    def __init__(
+        self,
+        llm: PreTrainedModel,
+        vocabulary: IndexVocabulary,
+        items: Branch,
+        users: Branch | None,
+        regulator: Regulator,
+        *,
+        normalise: Literal["level", "vocabulary"] = "level",
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        gradient: Literal["input_st", "none"] = "input_st",
+        reconstruction: float = 1.0,
+        align: int = 64,
+        bos: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.llm, self.vocabulary, self.items, self.users, self.regulator = llm, vocabulary, items, users, regulator
+        self.normalise, self.dropout, self.label_smoothing, self.gradient = normalise, dropout, label_smoothing, gradient
+        self.reconstruction, self.align, self.bos, self.dtype = reconstruction, align, bos, dtype
+        self.moving = True  # whether the generators learn; the frozen tail and a static index set it to False
+        for part in _residual_parts(llm):
+            part.register_forward_hook(self._drop)
+
+    def branches(self) -> Iterator[Branch]:
+        yield self.items
+        if self.users is not None:
+            yield self.users
+
+    def index_tokens(self) -> IndexTokens:
+        """The tables' token ids now."""
+        items = self.vocabulary.token_ids("item", self.items.table)
+        users = np.zeros((0, 0), np.int64)
+        if self.users is not None:
+            users = self.vocabulary.token_ids("user", self.users.table)
+        return IndexTokens(items, users, self.vocabulary.unknown_user)
+
+    def freeze_index(self) -> None:
+        """From here on the tables and the generators stay as they are."""
+        self.moving = False
+        for branch in self.branches():
+            branch.quantiser.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> JointOutput:
+        entities = self._entities(batch) if self.moving else {}
+        hidden = self._states(batch, entities)
+        losses = {"llm": self._recommendation_loss(hidden, batch)}
+        for kind, found in entities.items():
+            branch = self._branch(kind)
+            own = branch.quantiser.losses(found.quantised, branch.embeddings[found.numbers])
+            weights = {name: self.reconstruction * weight for name, weight in LOSS_WEIGHTS.items() if weight}
+            losses |= {f"{name}_{kind}": weight * own[name] for name, weight in weights.items() if weight}
+            losses |= self.regulator.token(kind, found.quantised)
+        if self.regulator.beta1:
+            for branch in self.branches():
+                losses |= self._alignment(branch, batch, entities.get(branch.kind))
+        return JointOutput(torch.stack(list(losses.values())).sum(), losses, batch.targets)
+
+    def _branch(self, kind: str) -> Branch:
+        return self.items if kind == "item" or self.users is None else self.users
+
+    def _entities(self, batch: Batch) -> dict[str, Entities]:
+        """Run the generators on the distinct entities whose tokens the batch shows."""
+        found = {}
+        for branch in self.branches():
+            numbers = batch.number[batch.kind == (ITEM if branch.kind == "item" else USER)].unique()
+            if len(numbers):
+                found[branch.kind] = self._quantise(branch, numbers)
+        return found
+
+    def _quantise(self, branch: Branch, numbers: Tensor) -> Entities:
+        quantised = branch.quantiser(branch.embeddings[numbers], branch.codes[numbers], sample=self.training)
+        rows = self.llm.get_input_embeddings().weight.detach()
+        nudges = [
+            (y - y.detach()) @ rows[self.vocabulary.slice_of(branch.kind, m)].float()
+            for m, y in enumerate(quantised.straight_through)
+        ]
+        return Entities(numbers, quantised, torch.stack(nudges, 1))
+
+    def _states(self, batch: Batch, entities: dict[str, Entities]) -> Tensor:
+        """(R, T, H) last states of the decoder body."""
+        embedded = self.llm.get_input_embeddings()(batch.input_ids)
+        if self.gradient == "input_st":
+            for kind, found in entities.items():
+                code = ITEM if kind == "item" else USER
+                at = (batch.kind == code) & (batch.level < found.nudge_nMH.shape[1])
+                row = torch.searchsorted(found.numbers, batch.number[at])
+                embedded = embedded.index_put((at,), found.nudge_nMH[row, batch.level[at]].to(embedded), accumulate=True)
+        return self._body(embedded, batch.position_ids, _block_causal(batch.segment))
+
+    def _body(self, embedded: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        embedded = F.dropout(embedded, self.dropout, self.training)
+        with torch.autocast(embedded.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            out = self.llm.get_decoder()(
+                inputs_embeds=embedded, position_ids=positions, attention_mask=mask, use_cache=False
+            )
+        return out.last_hidden_state
+
+    def _recommendation_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """L_LLM (Eq. 7): mean cross-entropy of the supervised index tokens."""
+        head = self.llm.get_output_embeddings().weight
+        total, count = hidden.new_zeros((), dtype=torch.float32), 0
+        for level in range(self.vocabulary.levels("item") + 1):
+            at = batch.label_level == level
+            columns = self.vocabulary.slice_of("item", level)
+            labels = batch.labels[at]
+            if not len(labels):
+                continue
+            if self.normalise == "vocabulary":
+                columns = slice(0, len(head))
+            with torch.autocast(hidden.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                logits = F.linear(hidden[at], head[columns])
+            total = total + F.cross_entropy(
+                logits.float(), labels - columns.start, label_smoothing=self.label_smoothing, reduction="sum"
+            )
+            count += len(labels)
+        return total / max(count, 1)
+
+    def _alignment(self, branch: Branch, batch: Batch, found: Entities | None) -> dict[str, Tensor]:
+        """L_ID (Eq. 8) over some entities of the batch: their index tokens, read alone, against their text."""
+        if found is not None:
+            numbers = found.numbers
+        else:
+            numbers = batch.number[batch.kind == (ITEM if branch.kind == "item" else USER)].unique()
+        known = branch.teacher[numbers].abs().sum(-1) > 0
+        chosen = torch.nonzero(known).squeeze(-1)
+        chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[: self.align]]
+        if len(chosen) < 2:
+            return {}
+        table = self.vocabulary.token_ids(branch.kind, branch.table)
+        ids = torch.as_tensor(table[numbers[chosen].cpu().numpy(), : branch.codes.shape[1]], device=numbers.device)
+        embedded = self.llm.get_input_embeddings()(ids)
+        if found is not None:
+            embedded = embedded + found.nudge_nMH[chosen].to(embedded)
+        if self.bos is not None:
+            start = self.llm.get_input_embeddings()(ids.new_full((len(ids), 1), self.bos))
+            embedded = torch.cat([start, embedded], 1)
+        length = embedded.shape[1]
+        positions = torch.arange(length, device=ids.device).expand(len(ids), -1)
+        mask = _block_causal(torch.ones(len(ids), length, dtype=torch.long, device=ids.device))
+        states = self._body(embedded, positions, mask)[:, length - ids.shape[1] :].mean(1)
+        return self.regulator.index(branch.kind, states, branch.teacher[numbers[chosen]], numbers[chosen])
+
+    def _drop(self, _: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if not self.training or not self.dropout:
+            return output
+        if isinstance(output, tuple):
+            return (F.dropout(output[0], self.dropout), *output[1:])
+        return F.dropout(output, self.dropout)
+
+
+def _block_causal(segment: Tensor) -> Tensor:
+    """(R, 1, T, T) bool: a token sees itself and earlier tokens of its own segment (padding sees padding)."""
+    same = segment[:, None, :, None] == segment[:, None, None, :]
+    return same & torch.ones(segment.shape[1], segment.shape[1], dtype=torch.bool, device=segment.device).tril()
+
+
+def _residual_parts(llm: PreTrainedModel) -> Iterator[nn.Module]:
+    """What adds to the residual stream: attention and feed-forward of every layer. transformers' LLaMA drops neither."""
+    body = llm.get_decoder()
+    for layer in getattr(body, "layers", None) or getattr(body, "h", None) or ():
+        for name in ("self_attn", "attn", "mlp"):
+            if isinstance(part := getattr(layer, name, None), nn.Module):
+                yield part

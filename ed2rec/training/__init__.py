@@ -1,0 +1,1 @@
+"""Warm-up of the index generators, then joint training with the LLM."""

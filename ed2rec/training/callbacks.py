@@ -1,0 +1,107 @@
+"""What happens between steps: the index moves, the validation NDCG is measured, progress is told."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ed2rec.indexers.refresh import refresh
+from ed2rec.model import JointModel
+from ed2rec.training.joint import load_state, save_state
+from ed2rec.training.schedule import IndexSchedule
+
+Log = Callable[[dict[str, Any]], None]
+
+
+class MoveIndex(TrainerCallback):
+    """Starts, refreshes and freezes the index as the schedule says, and logs the churn of every refresh.
+
+    margin     in logits: how much better another code has to be
+    max_share  of the entities may move in the first refresh; it falls linearly to a third of that in the last one
+    """
+
+    def __init__(
+        self, model: JointModel, schedule: IndexSchedule, margin: float, max_share: float, limits: dict[str, int], log: Log
+    ) -> None:
+        self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
+        self.limits, self.log = limits, log
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._set(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step = state.global_step
+        if step in self.schedule.refreshes:
+            self._refresh(step)
+        self._set(step)
+
+    def _set(self, step: int) -> None:
+        self.model.moving = self.schedule.moving(step)
+        if step >= self.schedule.freeze:
+            self.model.freeze_index()
+
+    def _refresh(self, step: int) -> None:
+        place = self.schedule.refreshes.index(step) / max(1, len(self.schedule.refreshes) - 1)
+        share = self.max_share * (1 - 2 / 3 * place)
+        for branch in self.model.branches():
+            branch.table, churn = refresh(
+                branch.quantiser,
+                branch.embeddings,
+                branch.table,
+                margin=self.margin,
+                max_share=share,
+                limit=self.limits[branch.kind],
+            )
+            self.log({"step": step, "kind": branch.kind, "churn": asdict(churn)})
+
+
+class Validate(TrainerCallback):
+    """Measures the validation NDCG@10 at the given steps and keeps the best state, weights and tables together.
+
+    Only states whose index no longer moves can be the best one: an earlier one was never trained to its end.
+    """
+
+    def __init__(
+        self, model: JointModel, measure: Callable[[], dict[str, float]], steps: set[int], workspace: Path, log: Log, final: int
+    ) -> None:
+        self.model, self.measure, self.steps, self.folder = model, measure, steps, workspace / "best"
+        self.log, self.final, self.best = log, final, -1.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step not in self.steps:
+            return
+        with torch.random.fork_rng():
+            metrics = self.measure()
+        self.log({"step": state.global_step, "valid": metrics})
+        if state.global_step >= self.final and metrics["NDCG@10"] > self.best:
+            self.best = metrics["NDCG@10"]
+            partial = self.folder.with_name("best.part")
+            shutil.rmtree(partial, ignore_errors=True)
+            save_state(self.model, partial)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            partial.rename(self.folder)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.folder.exists():
+            load_state(self.model, self.folder)
+
+
+class Tell(TrainerCallback):
+    """Passes the step and the recent loss on to a progress report, and Trainer's logs on to the history."""
+
+    def __init__(self, progress: Callable[[str, int, int, str], None], log: Log) -> None:
+        self.progress, self.log, self.note = progress, log, ""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress("training", state.global_step, state.max_steps, self.note)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs and "loss_llm" in logs:
+            self.note = f"loss {logs['loss_llm']:.2f}"
+            self.log({"step": state.global_step, **{name: value for name, value in logs.items() if name != "epoch"}})

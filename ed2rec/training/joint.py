@@ -1,0 +1,137 @@
+"""Joint training of LLM and index generators on transformers.Trainer (Eq. 11)."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from ed2rec.errors import RunError
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.instructions.examples import Batch, PackedBatches
+from ed2rec.model import JointModel
+
+WEIGHTS = "model.safetensors"
+COMPLETE = "complete"  # an empty file, written last: a checkpoint without it was interrupted
+
+
+@dataclass
+class JointArguments(TrainingArguments):
+    """TrainingArguments, and what joint training adds.
+
+    index_lr  learning rate of the index generators
+    Defaults that differ: one process feeds itself (no workers), nothing is reported, plain AdamW with clipping at 1.
+    """
+
+    index_lr: float = field(default=1e-4)
+    report_to: Any = "none"
+    remove_unused_columns: bool | None = False
+    dataloader_pin_memory: bool = False
+    disable_tqdm: bool | None = True
+    max_grad_norm: float = 1.0
+    optim: Any = "adamw_torch"
+
+
+class JointTrainer(Trainer):
+    """Trainer over `PackedBatches`, with named losses, two learning rates and checkpoints that hold the index tables."""
+
+    model: JointModel
+    train_dataset: PackedBatches
+
+    def __init__(self, model: JointModel, args: JointArguments, batches: PackedBatches, callbacks: list[Any]) -> None:
+        super().__init__(model=model, args=args, train_dataset=batches, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = False
+        self.sums: dict[str, float] = defaultdict(float)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Plain: a prefetching loader would make a batch before the refresh that it has to see."""
+        batches = self.train_dataset
+        return DataLoader(batches, batch_size=1, sampler=SequentialSampler(batches), collate_fn=_only)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        out = model(Batch(**inputs))
+        for name, value in out.losses.items():
+            self.sums[name] += value.detach()
+        self.sums["steps"] += 1
+        self.sums["targets"] += out.targets
+        return (out.loss, out) if return_outputs else out.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.sums["steps"]:
+            steps = self.sums.pop("steps")
+            logs["targets"] = self.sums.pop("targets")
+            logs |= {f"loss_{name}": float(total) / steps for name, total in self.sums.items()}
+            self.sums.clear()
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """No decay for vectors and for embedding and head, whose unused rows it would shrink; generators apart."""
+        if self.optimizer is None:
+            embedding = {id(self.model.llm.get_input_embeddings().weight), id(self.model.llm.get_output_embeddings().weight)}
+            groups: dict[str, list[nn.Parameter]] = {"matrices": [], "others": [], "index": []}
+            for name, weight in self.model.named_parameters():
+                if not weight.requires_grad:
+                    continue
+                if not name.startswith("llm."):
+                    groups["index"].append(weight)
+                else:
+                    groups["others" if weight.ndim < 2 or id(weight) in embedding else "matrices"].append(weight)
+            rates = {"matrices": self.args.learning_rate, "others": self.args.learning_rate, "index": self.args.index_lr}
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": weights, "lr": rates[name], "weight_decay": self.args.weight_decay * (name == "matrices")}
+                    for name, weights in groups.items()
+                    if weights
+                ],
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+            )
+        return self.optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_state(self.model, Path(resume_from_checkpoint))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+
+def save_state(model: JointModel, folder: Path) -> None:
+    """Weights and index tables of one moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(folder / WEIGHTS))
+    for branch in model.branches():
+        branch.table.save(folder / f"{branch.kind}s.parquet", [str(number) for number in range(len(branch.codes))])
+
+
+def load_state(model: JointModel, folder: Path) -> None:
+    load_model(model, folder / WEIGHTS, strict=False)
+    for branch in model.branches():
+        branch.table = IndexTable.load(folder / f"{branch.kind}s.parquet")
+
+
+def last_checkpoint(workspace: Path) -> Path:
+    """The latest complete checkpoint. RunError where there is none."""
+    found = [folder for folder in workspace.glob("checkpoint-*") if (folder / COMPLETE).exists()]
+    if not found:
+        raise RunError(f"no complete checkpoint in {workspace}: train without --resume")
+    return max(found, key=lambda folder: int(folder.name.split("-")[1]))
+
+
+def _only(batches: list[Batch]) -> dict[str, Tensor]:
+    (batch,) = batches
+    return batch._asdict()

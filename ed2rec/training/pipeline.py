@@ -1,0 +1,350 @@
+"""From a dataset to a trained ED²: the stages of the paper in order (§2.2), each with what it hands on.
+
+    texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tables → vocabulary (Eq. 6) → joint training (Eq. 11)
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import logging as transformers_logging
+
+from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary
+from ed2rec.data.dataset import Dataset
+from ed2rec.data.splits import Cases, leave_one_out
+from ed2rec.data.texts import item_texts, user_texts
+from ed2rec.encoding import Whitening, encode_texts
+from ed2rec.evaluation.ranking import evaluate
+from ed2rec.generative import GenerativeRecommender, choose_device, computing_type
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.indexers.fitting import fit
+from ed2rec.indexers.refresh import build
+from ed2rec.indexers.variational import VariationalQuantiser
+from ed2rec.instructions.examples import ExamplePlan, PackedBatches
+from ed2rec.instructions.templates import SEQUENTIAL, Wording, wordings
+from ed2rec.model import Branch, JointModel
+from ed2rec.regulator import Regulator
+from ed2rec.runs import Trained
+from ed2rec.settings import Settings
+from ed2rec.training.callbacks import MoveIndex, Tell, Validate
+from ed2rec.training.history import History
+from ed2rec.training.joint import JointArguments, JointTrainer, last_checkpoint
+from ed2rec.training.schedule import IndexSchedule
+from ed2rec.vocabulary import IndexVocabulary, Kind
+
+Progress = Callable[[str, int, int, str], None]
+SUFFIXES = 64  # suffix tokens per kind: entities that may share their M codes
+
+
+class Encoded(NamedTuple):
+    """What one kind of entity brings: texts (for the record), raw LLM embeddings, and the same whitened."""
+
+    raw: np.ndarray  # (K, H), zero rows without text
+    whitening: Whitening
+    embeddings: Tensor  # (K, E), fallback rows filled in
+    without_text: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that training needs, built."""
+
+    tokenizer: PreTrainedTokenizerFast
+    model: JointModel
+    asked: list[Wording]
+    serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
+    facts: dict[str, Any]
+    whitenings: dict[Kind, Whitening]
+
+
+def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> Trained:
+    """Train on the training part of the dataset. workspace: folder of checkpoints; kept until the run is written."""
+    quiet()
+    if not resume:
+        shutil.rmtree(workspace, ignore_errors=True)
+    workspace.mkdir(parents=True, exist_ok=True)
+    checkpoint = last_checkpoint(workspace) if resume else None
+    torch.manual_seed(settings.seed)
+    split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
+    parts = build_parts(dataset, settings, progress)
+    model, t = parts.model, settings.training
+    plan = ExamplePlan(
+        split.train,
+        parts.asked,
+        user_reads=_reads(split.train.lengths, settings) if model.users and settings.indexer.user_reads == "half" else None,
+        has_users=model.users is not None,
+        max_history=settings.data.max_history,
+        user_dropout=t.user_dropout,
+        dense=t.dense,
+    )
+    batches = PackedBatches(
+        plan, model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
+    )
+    batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
+    schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes)
+    history = History(workspace / "history.jsonl", int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    cases = _some(split.valid, t.validation_users)
+
+    def measure() -> dict[str, float]:
+        return evaluate(recommender(parts, settings), cases, k=10).metrics
+
+    points = {round(batches.steps * (i + 1) / t.validations) for i in range(t.validations)}
+    final = schedule.freeze + 1 if schedule.refreshes else 0
+    trainer = JointTrainer(
+        model,
+        _arguments(settings, workspace, batches.steps, model),
+        batches,
+        [
+            MoveIndex(model, schedule, t.margin, t.max_share, {"item": SUFFIXES, "user": SUFFIXES}, history.add),
+            Validate(model, measure, points | {batches.steps}, workspace, history.add, final),
+            Tell(progress, history.add),
+        ],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
+    return Trained(metrics, lambda folder: write(folder, dataset, parts))
+
+
+def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Parts:
+    """Backbone, embeddings, warmed-up generators, tables, extended vocabulary."""
+    device = choose_device(settings.training.device)
+    split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
+    items = item_texts(dataset, settings.data.max_characters)
+    users: list[str] = []
+    early: list[str] = []
+    if settings.indexer.users:
+        users = user_texts(dataset, split.train.lengths, settings.data.max_characters)
+        early = user_texts(dataset, _reads(split.train.lengths, settings), settings.data.max_characters)
+    progress("backbone", 0, 1, settings.backbone.name)
+    tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL])
+    llm.to(device)
+    item_side = _encode(items, llm, tokenizer, settings, "items", progress)
+    facts: dict[str, Any] = {"items without text": item_side.without_text}
+    branches: dict[Kind, Branch] = {"item": _branch("item", item_side, settings, progress)}
+    whitenings: dict[Kind, Whitening] = {"item": item_side.whitening}
+    serving: Tensor | None = None
+    if users:
+        both = _encode([*users, *early], llm, tokenizer, settings, "users", progress)
+        count = len(users)
+        serving = both.embeddings[:count]
+        training = Encoded(both.raw[count:], both.whitening, both.embeddings[count:], 0)
+        facts["users without text"] = sum(not text for text in users)
+        branches["user"] = _branch("user", training, settings, progress, fit_on=both.embeddings)
+        whitenings["user"] = both.whitening
+    vocabulary = IndexVocabulary(
+        len(tokenizer), settings.indexer.items, settings.indexer.users, SUFFIXES, SUFFIXES if users else 0
+    )
+    vocabulary.extend(tokenizer, llm, seed=settings.seed)
+    raw = {"item": item_side.raw} | ({"user": both.raw[len(users) :]} if users else {})
+    for kind, branch in branches.items():
+        _start_rows(llm, vocabulary, branch, raw[kind])
+    r, t = settings.regulator, settings.training
+    model = JointModel(
+        llm,
+        vocabulary,
+        branches["item"],
+        branches.get("user"),
+        Regulator(r.beta1, r.beta2, r.temperature, r.literal),
+        normalise=settings.decoding.normalise,
+        dropout=t.dropout,
+        label_smoothing=t.label_smoothing,
+        gradient=t.gradient,
+        reconstruction=r.reconstruction,
+        bos=tokenizer.bos_token_id,
+        dtype=computing_type(t.bf16, device),
+    ).to(device)
+
+    def serving_users() -> IndexTable | None:
+        if serving is None or model.users is None:
+            return None
+        return build(model.users.quantiser, serving.to(device), limit=SUFFIXES)
+
+    return Parts(tokenizer, model, wordings(tokenizer), serving_users, facts, whitenings)
+
+
+def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
+    """The model as it is now, as a recommender."""
+    model = parts.model
+    return GenerativeRecommender(
+        model.llm,
+        model.vocabulary,
+        model.items.table,
+        parts.serving_users(),
+        parts.asked,
+        beam=settings.decoding.beam,
+        max_history=settings.data.max_history,
+        normalise=settings.decoding.normalise,
+        dtype=model.dtype,
+    )
+
+
+def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
+    """The model's part of a run folder."""
+    model = parts.model
+    (folder / "index").mkdir(parents=True)
+    model.llm.save_pretrained(folder / "model")
+    parts.tokenizer.save_pretrained(folder / "model")
+    model.items.table.save(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
+    users = parts.serving_users()
+    if users is not None:
+        users.save(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())
+    state = {}
+    for branch in model.branches():
+        whitening = parts.whitenings[branch.kind]
+        state |= {f"{branch.kind}.quantiser.{name}": weight for name, weight in branch.quantiser.state_dict().items()}
+        state |= {f"{branch.kind}.whitening.{name}": value for name, value in whitening._asdict().items()}
+    save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "indexer.safetensors")
+
+
+def quiet() -> None:
+    """Progress and warnings of the libraries do not belong into our output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+
+
+def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    b = settings.backbone
+    if b.name == "tiny":
+        return build_tiny(
+            texts,
+            hidden=b.hidden,
+            layers=b.layers or 4,
+            heads=b.heads,
+            intermediate=b.intermediate,
+            vocabulary=b.vocabulary,
+            attention_dropout=settings.training.attention_dropout,
+            seed=settings.seed,
+        )
+    tokenizer, llm = load_backbone(b.name, b.layers)
+    if hasattr(llm.config, "attention_dropout"):
+        llm.config.attention_dropout = settings.training.attention_dropout
+        for module in llm.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = settings.training.attention_dropout
+    return prune_vocabulary(tokenizer, llm, texts) if b.prune_vocabulary else (tokenizer, llm)
+
+
+def _encode(
+    texts: list[str],
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    what: str,
+    progress: Progress,
+) -> Encoded:
+    """Eq. 2. An entity without text stands at the mean of the others: the quantiser then tells it apart by its suffix."""
+    e = settings.encoding
+    layer = e.layer if e.layer is not None else (0 if settings.backbone.name == "tiny" else -1)
+    raw = encode_texts(
+        llm,
+        tokenizer,
+        texts,
+        pooling=e.pooling,
+        layer=layer,
+        max_tokens=e.max_tokens,
+        dtype=computing_type(settings.training.bf16, llm.device),
+        cache=None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else default_cache(),
+        progress=lambda done, total: progress(f"encoding {what}", done, total, ""),
+    )
+    known = np.array([bool(text) for text in texts])
+    filled = raw.copy()
+    filled[~known] = raw[known].mean(0) if known.any() else 0.0
+    whitening = Whitening.fit(filled, power=0.5 if e.whiten else 0.0)
+    embeddings = whitening.apply(filled).to(llm.device)
+    return Encoded(raw, whitening, embeddings, int((~known).sum()))
+
+
+def default_cache() -> Path:
+    """$ED2_CACHE, else ~/.cache/ed2rec."""
+    return Path(os.environ.get("ED2_CACHE") or Path.home() / ".cache" / "ed2rec") / "embeddings"
+
+
+def _branch(
+    kind: Kind, encoded: Encoded, settings: Settings, progress: Progress, fit_on: Tensor | None = None
+) -> Branch:
+    """A generator warmed up on its entities' embeddings, and its first table (App. G)."""
+    i = settings.indexer
+    x = encoded.embeddings
+    sizes = i.items if kind == "item" else i.users
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        quantiser = VariationalQuantiser(x.shape[1], i.hidden, i.code_width, sizes, i.latent).to(x.device)
+    regulator = Regulator(settings.regulator.beta1, settings.regulator.beta2, settings.regulator.temperature)
+    fit(
+        quantiser,
+        x if fit_on is None else fit_on,
+        epochs=i.warmup_epochs,
+        lr=i.warmup_lr,
+        batch=256,
+        seed=settings.seed,
+        extra=(lambda q: regulator.token(kind, q)) if settings.regulator.beta2 else None,
+        progress=lambda epoch, losses: progress(
+            f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
+        ),
+    )
+    raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
+    known = raw.abs().sum(1) > 0
+    teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
+    return Branch(kind, quantiser, x, teacher, build(quantiser, x, limit=SUFFIXES))
+
+
+def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, raw: np.ndarray) -> None:
+    """Rows of the index tokens from the meaning of their entities, level by level on what is left to say.
+
+    Level 1: the mean text embedding of the entities that carry the code; level m: the mean of what the rows before
+    leave over. So the rows of an entity's index add up to about its text, where its text is read in the same space.
+    """
+    rest = torch.as_tensor(raw, dtype=torch.float32)
+    rest = rest - rest.mean(0)
+    for m, size in enumerate(branch.table.sizes):
+        codes = torch.as_tensor(branch.table.codes[:, m], dtype=torch.long)
+        total = torch.zeros(size, rest.shape[1]).index_add_(0, codes, rest)
+        count = torch.bincount(codes, minlength=size).clamp_min(1)
+        rows = total / count[:, None]
+        vocabulary.start_rows(llm, branch.kind, m, rows + 0.3 * rows.std() * torch.randn_like(rows))
+        rest = rest - rows[codes]
+
+
+def _reads(lengths: np.ndarray, settings: Settings) -> np.ndarray:
+    return (lengths + 1) // 2 if settings.indexer.user_reads == "half" else lengths
+
+
+def _some(cases: Cases, count: int) -> Cases:
+    if len(cases.users) <= count:
+        return cases
+    rows = np.arange(count)
+    return Cases(cases.users[rows], cases.histories.take(rows), cases.targets[rows])
+
+
+def _arguments(settings: Settings, workspace: Path, steps: int, model: JointModel) -> JointArguments:
+    t = settings.training
+    return JointArguments(
+        output_dir=str(workspace),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        learning_rate=t.lr,
+        index_lr=settings.indexer.lr,
+        weight_decay=t.weight_decay,
+        adam_beta2=0.98,
+        warmup_steps=max(1, round(t.warmup_ratio * steps)),
+        lr_scheduler_type="cosine",
+        logging_steps=max(1, steps // 100),
+        save_strategy="steps" if t.checkpoints else "no",
+        save_steps=max(1, -(-steps // t.checkpoints)) if t.checkpoints else 500,
+        save_total_limit=2,
+        seed=settings.seed,
+        report_to=list(t.report_to) or "none",
+        use_cpu=next(model.parameters()).device.type == "cpu",
+    )
