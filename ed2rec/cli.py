@@ -152,9 +152,12 @@ def evaluate(
       ed2 evaluate runs/ml-100k --json metrics.json --rankings rankings.parquet
     """
     from ed2rec import terminal, workflow
-    from ed2rec.files import replace_file
+    from ed2rec.files import check_file, replace_file
     from ed2rec.recommender import check_k
 
+    for file in (json, rankings):
+        if file is not None and file != Path("-"):
+            check_file(file)
     loaded = workflow.load(run, dataset)
     if k > 10:
         check_k(k, len(loaded.dataset.items))
@@ -249,8 +252,10 @@ def bench(
     from importlib import import_module
 
     from ed2rec import terminal
-    from ed2rec.files import replace_file
+    from ed2rec.files import check_file, replace_file
 
+    if json is not None and json != Path("-"):
+        check_file(json)
     with terminal.progress() as progress:
         figures: dict[str, Any] = import_module(f"benchmarks.{what.value}").run(progress)
     if json is not None and json != Path("-"):

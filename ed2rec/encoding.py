@@ -7,6 +7,7 @@ Shape letters: n texts, E embedding width, T tokens.
 """
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -110,7 +111,9 @@ def _pooled(
         states = llm.get_input_embeddings()(tokens)
     else:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            out = llm.get_decoder()(tokens, attention_mask=real.long(), output_hidden_states=layer != -1, use_cache=False)
+            out = llm.get_decoder()(
+                tokens, attention_mask=real.long(), output_hidden_states=layer != -1, use_cache=False
+            )
         states = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
     if pooling == "last":
         return states[torch.arange(len(ids), device=device), lengths - 1].float().cpu().numpy()
@@ -131,7 +134,9 @@ def _batches(order: list[int], lengths: list[int], batch_tokens: int) -> list[li
 def _fingerprint(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *settings: object) -> str:
     """What decides an embedding besides the text: weights, tokenizer and how states are pooled."""
     digest = hashlib.sha256(repr(settings).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    pieces = json.loads(tokenizer.backend_tokenizer.to_str())
+    del pieces["truncation"], pieces["padding"]  # what the last call asked for
+    digest.update(json.dumps(pieces).encode())
     for name, weight in llm.state_dict().items():
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -13,6 +13,19 @@ from polars.exceptions import ComputeError
 from ed2rec.errors import ConfigError
 
 
+def check_file(target: Path) -> None:
+    """ConfigError if a file cannot be written there. Called before the work whose result it is meant to hold."""
+    target = Path(os.path.abspath(target))
+    reason = (
+        "it is a folder" if target.is_dir()
+        else "No such folder" if not target.parent.is_dir()
+        else "" if os.access(target.parent, os.W_OK)
+        else "Permission denied"
+    )  # fmt: skip
+    if reason:
+        raise ConfigError(f"cannot write {target}: {reason}; choose another file")
+
+
 @contextmanager
 def replace_file(target: Path) -> Iterator[Path]:
     """Yields a fresh file beside `target`, which takes its place when the block ends well.
@@ -22,8 +35,7 @@ def replace_file(target: Path) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     beside: Path | None = None
     try:
-        if target.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
+        check_file(target)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
         beside = Path(name)

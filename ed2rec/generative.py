@@ -40,7 +40,7 @@ class GenerativeRecommender:
         beam: int = 20,
         max_history: int = 20,
         normalise: Normalise = "level",
-        batch: int = 64,
+        batch: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.decoder = Decoder(llm, vocabulary, normalise, batch, dtype)
@@ -84,7 +84,7 @@ def choose_device(setting: str) -> torch.device:
     """auto: the first accelerator, else the processor."""
     if setting != "auto":
         return torch.device(setting)
-    return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
+    return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
 
 
 def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> GenerativeRecommender:
@@ -96,8 +96,9 @@ def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> Gener
     if vocabulary.user_sizes:
         users = IndexTable.load(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())
     device = choose_device(settings.training.device)
+    llm.to(device)  # type: ignore[arg-type]
     return GenerativeRecommender(
-        llm.to(device),
+        llm,
         vocabulary,
         items,
         users,

@@ -11,7 +11,7 @@ giving every entity one code. Shape letters: R rows, T tokens, M levels, N codes
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -102,8 +102,9 @@ class JointModel(nn.Module):
     ) -> None:
         super().__init__()
         self.llm, self.vocabulary, self.items, self.users, self.regulator = llm, vocabulary, items, users, regulator
-        self.normalise, self.dropout, self.label_smoothing, self.gradient = normalise, dropout, label_smoothing, gradient
-        self.reconstruction, self.align, self.bos, self.dtype = reconstruction, align, bos, dtype
+        self.normalise, self.dropout, self.label_smoothing = normalise, dropout, label_smoothing
+        self.gradient, self.reconstruction, self.align = gradient, reconstruction, align
+        self.bos, self.dtype = bos, dtype
         self.moving = True  # whether the generators learn; the frozen tail and a static index set it to False
         for part in _residual_parts(llm):
             part.register_forward_hook(self._drop)
@@ -147,7 +148,7 @@ class JointModel(nn.Module):
 
     def _entities(self, batch: Batch) -> dict[str, Entities]:
         """Run the generators on the distinct entities whose tokens the batch shows."""
-        found = {}
+        found: dict[str, Entities] = {}
         for branch in self.branches():
             numbers = batch.number[batch.kind == (ITEM if branch.kind == "item" else USER)].unique()
             if len(numbers):
@@ -156,7 +157,7 @@ class JointModel(nn.Module):
 
     def _quantise(self, branch: Branch, numbers: Tensor) -> Entities:
         quantised = branch.quantiser(branch.embeddings[numbers], branch.codes[numbers], sample=self.training)
-        rows = self.llm.get_input_embeddings().weight.detach()
+        rows = cast(Tensor, self.llm.get_input_embeddings().weight).detach()
         nudges = [
             (y - y.detach()) @ rows[self.vocabulary.slice_of(branch.kind, m)].float()
             for m, y in enumerate(quantised.straight_through)
@@ -167,11 +168,13 @@ class JointModel(nn.Module):
         """(R, T, H) last states of the decoder body."""
         embedded = self.llm.get_input_embeddings()(batch.input_ids)
         if self.gradient == "input_st":
+            history = _history(batch)
             for kind, found in entities.items():
                 code = ITEM if kind == "item" else USER
-                at = (batch.kind == code) & (batch.level < found.nudge_nMH.shape[1])
+                at = history & (batch.kind == code) & (batch.level < found.nudge_nMH.shape[1])
                 row = torch.searchsorted(found.numbers, batch.number[at])
-                embedded = embedded.index_put((at,), found.nudge_nMH[row, batch.level[at]].to(embedded), accumulate=True)
+                nudge = found.nudge_nMH[row, batch.level[at]]
+                embedded = embedded.index_put((at,), nudge.to(embedded), accumulate=True)
         return self._body(embedded, batch.position_ids, _block_causal(batch.segment))
 
     def _body(self, embedded: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ class JointModel(nn.Module):
 
     def _recommendation_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         """L_LLM (Eq. 7): mean cross-entropy of the supervised index tokens."""
-        head = self.llm.get_output_embeddings().weight
+        head = cast(nn.Linear, self.llm.get_output_embeddings())
         total, count = hidden.new_zeros((), dtype=torch.float32), 0
         for level in range(self.vocabulary.levels("item") + 1):
             at = batch.label_level == level
@@ -193,9 +196,10 @@ class JointModel(nn.Module):
             if not len(labels):
                 continue
             if self.normalise == "vocabulary":
-                columns = slice(0, len(head))
+                columns = slice(0, len(head.weight))
+            bias = None if head.bias is None else head.bias[columns]
             with torch.autocast(hidden.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                logits = F.linear(hidden[at], head[columns])
+                logits = F.linear(hidden[at], head.weight[columns], bias)
             total = total + F.cross_entropy(
                 logits.float(), labels - columns.start, label_smoothing=self.label_smoothing, reduction="sum"
             )
@@ -235,6 +239,18 @@ class JointModel(nn.Module):
         return F.dropout(output, self.dropout)
 
 
+def _history(batch: Batch) -> Tensor:
+    """(R, T) bool: tokens before which an item's index is still to start in their segment, so history or user.
+
+    The rest spells the last item: it is fed to predict that item's own deeper codes, a label that carries no gradient.
+    """
+    place = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+    starts = torch.where(batch.label_level == 0, place, len(place))
+    upcoming = starts.flip(1).cummin(1).values.flip(1)
+    there = batch.segment.gather(1, upcoming.clamp(max=len(place) - 1))
+    return (upcoming < len(place)) & (there == batch.segment)
+
+
 def _block_causal(segment: Tensor) -> Tensor:
     """(R, 1, T, T) bool: a token sees itself and earlier tokens of its own segment (padding sees padding)."""
     same = segment[:, None, :, None] == segment[:, None, None, :]
@@ -242,7 +258,7 @@ def _block_causal(segment: Tensor) -> Tensor:
 
 
 def _residual_parts(llm: PreTrainedModel) -> Iterator[nn.Module]:
-    """What adds to the residual stream: attention and feed-forward of every layer. transformers' LLaMA drops neither."""
+    """What adds to the residual stream: attention and feed-forward of every layer, of which LLaMA's drop nothing."""
     body = llm.get_decoder()
     for layer in getattr(body, "layers", None) or getattr(body, "h", None) or ():
         for name in ("self_attn", "attn", "mlp"):

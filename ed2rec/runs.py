@@ -84,6 +84,8 @@ def save(
         sizes = {path.relative_to(new).as_posix(): path.stat().st_size for path in _files(new)}
         facts = {"format": FORMAT, "model": settings.model, "seed": settings.seed, "dataset": dict(dataset)}
         _write_json(new / ENVIRONMENT, {**facts, **describe(), "files": sizes})
+        for path in _files(new):  # some writers make files that only their owner may read
+            path.chmod((new / CONFIG).stat().st_mode)
         _flush(new)
         _swap(new, folder)
     except Exception as error:

@@ -20,8 +20,13 @@ LOSSES = {
     "loss_index_user": "users: L_ID (Eq. 8)",
     "loss_token_item": "items: L_Token (Eq. 9)",
     "loss_token_user": "users: L_Token (Eq. 9)",
+    "loss_recon_item": "items: reconstruction",
+    "loss_recon_user": "users: reconstruction",
+    "loss_codebook_item": "items: codebook",
+    "loss_codebook_user": "users: codebook",
 }
 """Names of the losses in Trainer's logs, and how the page calls them; others follow under their own name."""
+REDUNDANT = ("loss_commitment_item", "loss_commitment_user")  # a fixed multiple of the codebook loss
 
 
 def summarise(
@@ -98,7 +103,7 @@ def _titles(run: LoadedRun, items: list[int]) -> list[str]:
 
 def _losses(history: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     """Every logged value named loss_…, in the order of LOSSES and then of appearance."""
-    names = [name for entry in history for name in entry if name.startswith("loss_")]
+    names = [name for entry in history for name in entry if name.startswith("loss_") and name not in REDUNDANT]
     ordered = dict.fromkeys([*(name for name in LOSSES if name in names), *names])
     return {
         LOSSES.get(name, name.removeprefix("loss_").replace("_", " ")): [

@@ -79,7 +79,7 @@ def say(text: str) -> None:
 
 def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """A table of metrics, one row per model; the best of each column stands out where there are several."""
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    table = Table(header_style="bold")
     table.add_column("model")
     for name in REPORTED:
         table.add_column(name, justify="right")
@@ -88,17 +88,17 @@ def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         leads = {name for name in REPORTED if len(rows) > 1 and row[name] == best[name]}
         cells = [Text(f"{row[name]:.4f}", style="bold" if name in leads else "") for name in REPORTED]
         table.add_row(Text(str(row["model"])), *cells)
-    _print(table)
+    _print(title, table)
 
 
 def print_columns(columns: Mapping[str, Sequence[object]], title: str, right: Sequence[str] = ()) -> None:
     """A plain table; columns named in `right` are aligned right."""
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    table = Table(header_style="bold")
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*(Text(str(cell)) for cell in cells))
-    _print(table)
+    _print(title, table)
 
 
 def print_beside(left: tuple[str, Sequence[str]], right: tuple[str, Sequence[str]]) -> None:
@@ -163,6 +163,9 @@ def print_example(example: Example) -> None:
     print_beside((head, last), ("recommended", lines))
 
 
-def _print(table: Table) -> None:
+def _print(title: str, table: Table) -> None:
     # Piped output has no width of its own; 80 columns would fold every title.
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if title:  # not the table's own title, which folds to the width of the table
+        console.print(Text(title, style="bold"))
+    console.print(table)

@@ -18,7 +18,7 @@ from ed2rec.recommender import Recommender, Scorer
 
 
 class RecommenderContract:
-    """What evaluator, server and command line rely on. Members define `make(dataset)`; `dataset()` may be overridden."""
+    """What evaluator, server and command line rely on. Members define `make(dataset)` and may override `dataset()`."""
 
     def make(self, dataset: Dataset) -> Recommender:
         raise NotImplementedError
@@ -27,12 +27,14 @@ class RecommenderContract:
         return checkerboard()
 
     @pytest.fixture(scope="class")
-    def world(self) -> Dataset:
-        return self.dataset()
+    @classmethod
+    def world(cls) -> Dataset:
+        return cls().dataset()
 
     @pytest.fixture(scope="class")
-    def model(self, world: Dataset) -> Recommender:
-        return self.make(world)
+    @classmethod
+    def model(cls, world: Dataset) -> Recommender:
+        return cls().make(world)
 
     def test_lists_hold_distinct_items_of_the_catalogue_best_first(self, world, model):
         cases = leave_one_out(world.histories).test

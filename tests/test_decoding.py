@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, LogitsProcessor, LogitsProcessorList
 from worlds import WORDS, Catalogue, random_table, small_catalogue, table_of, tiny_llama
@@ -184,6 +185,15 @@ def test_a_head_with_a_bias_is_used_with_its_bias():
     assert decoder.plain_head
     exact = exact_scores(world.llm, world.vocabulary, COLLIDING, world.prompts)
     assert_ranks_all(decoder.search(Trie(COLLIDING), world.prompts, 24), exact)
+
+
+def test_an_adapted_llm_is_decoded_with_its_adapters():
+    world = small_catalogue(COLLIDING)
+    plain = exact_scores(world.llm, world.vocabulary, COLLIDING, world.prompts)
+    llm = get_peft_model(world.llm, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)).eval()
+    exact = exact_scores(llm, world.vocabulary, COLLIDING, world.prompts)
+    assert np.abs(plain - exact).max() > 0.1
+    assert_ranks_all(Decoder(llm, world.vocabulary).search(Trie(COLLIDING), world.prompts, 24), exact)
 
 
 def test_without_a_constraint_every_path_is_found_and_the_trie_only_removes():

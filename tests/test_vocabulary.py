@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from worlds import WORDS, table_of, tiny_llm, word_tokenizer
@@ -191,6 +192,24 @@ def test_training_rows_moves_the_index_rows_and_no_other_parameter(kind):
             expected[VOCABULARY.index_slice] = True
         # The last token is not an input of any label: its embedding may have no gradient where the head is untied.
         assert torch.equal(moved[:-1], expected[:-1]), name
+
+
+def test_under_lora_the_adapters_and_the_index_rows_move_and_nothing_else():
+    llm = tiny_llm("llama-tied")
+    VOCABULARY.extend(word_tokenizer(), llm)
+    adapted = get_peft_model(llm, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    (rows,) = VOCABULARY.train_rows(adapted)
+    before = {name: parameter.detach().clone() for name, parameter in adapted.named_parameters()}
+    optimiser = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=0.1, weight_decay=0.0)
+    tokens = torch.arange(llm.config.vocab_size)[None]
+    adapted(input_ids=tokens, labels=tokens).loss.backward()
+    optimiser.step()
+    for name, parameter in adapted.named_parameters():
+        moved = parameter.detach() != before[name]
+        if parameter is rows:
+            assert moved.any(1).nonzero().ravel().tolist() == list(range(len(WORDS), len(WORDS) + 15))
+        else:
+            assert moved.any() == ("lora_" in name), name
 
 
 @given(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ..errors import DataError
@@ -153,6 +154,16 @@ def _texts(source: Source, interactions: pl.DataFrame) -> tuple[pl.DataFrame, in
     texts = pl.concat(pieces, how="diagonal") if pieces else pl.DataFrame(schema={"row": pl.UInt32})
     some = [name for name in TEXTS_OF_AN_INTERACTION if name in texts.columns and (texts[name] != "").any()]
     return texts.select("row", *some), refused
+
+
+def _placed(texts: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
+    """The texts of these rows, "" where a row has none. Gathering from one chunk copies no text; from many, or a fill_null, would."""
+    columns = texts.drop("row")
+    nothing = pl.DataFrame({column: [""] for column in columns.columns}, schema=columns.schema)
+    numbers = rows.to_numpy()
+    place = np.zeros(numbers.max() + 1, dtype=np.uint32)  # 0 is the row of nothing
+    place[texts["row"].to_numpy()] = np.arange(1, len(texts) + 1)
+    return pl.concat([nothing, columns]).rechunk()[place[numbers]]
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

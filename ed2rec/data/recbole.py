@@ -20,7 +20,6 @@ from .source import (
     details_from,
     existing,
     items_from,
-    no_details,
     nothing_about,
     only_file,
     typed_log,
@@ -62,7 +61,7 @@ def source_of(log: Path | bytes, item: Path | bytes | None, user: Path | bytes |
         log=whole_timestamps(typed_log(core, line_finder(log, "\t", place))),
         items=items_from(_items(item, f"{name}.item")),
         users=_users(user, f"{name}.user"),
-        details=details_from(texts) if len(texts.columns) > 1 else no_details,
+        details=details_from(texts),
     )
 
 

@@ -60,7 +60,8 @@ def details_from(texts: pl.DataFrame) -> Callable[[pl.Series], Iterator[pl.DataF
     """`Source.details` of texts (with a column `row`) that are in memory already."""
 
     def details(rows: pl.Series) -> Iterator[pl.DataFrame]:
-        yield texts.filter(pl.col("row").is_in(rows.implode()))
+        if len(texts.columns) > 1:
+            yield texts.filter(pl.col("row").is_in(rows.implode()))
 
     return details
 

@@ -42,7 +42,8 @@ def cut(texts: pl.Series, limit: int) -> pl.Series:
     words = head.str.replace(r"\s+\S*$", "")
     shorter = pl.when(words.str.len_chars() <= limit).then(words).otherwise(text.str.slice(0, limit))
     whole = pl.when(text.str.len_chars() <= limit).then(text).otherwise(shorter)
-    return texts.to_frame().select(whole.alias(name)).to_series()
+    # A slice keeps the whole text alive; joining with "" copies what is left and lets the rest go.
+    return texts.to_frame().select((whole + "").alias(name)).to_series()
 
 
 def _unescape(texts: pl.Series) -> pl.Series:

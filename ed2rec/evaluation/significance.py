@@ -45,8 +45,11 @@ def paired_bootstrap(
         raise ValueError(f"a paired comparison needs two equally long lists of at least 2 users, got {d.shape}")
     # The mean of a resample depends only on how often each distinct difference is drawn: few values, so it is cheap.
     values, counts = np.unique(d, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(d), counts / len(d), size=rounds)
-    means = draws @ values / len(d)
+    generator, at_once = np.random.default_rng(seed), max(1, 2_000_000 // len(values))
+    means = np.concatenate([
+        generator.multinomial(len(d), counts / len(d), size=min(at_once, rounds - done)) @ values / len(d)
+        for done in range(0, rounds, at_once)
+    ])  # fmt: skip
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min((means <= 0).sum(), (means >= 0).sum())
     return Comparison(Interval(float(d.mean()), float(low), float(high)), min(1.0, 2 * (tail + 1) / (rounds + 1)))

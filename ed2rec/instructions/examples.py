@@ -13,6 +13,7 @@ same ones. Shape letters: R rows, T tokens of a row.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +22,14 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from ed2rec.data.dataset import Histories
+from ed2rec.errors import DataError
 from ed2rec.instructions.templates import Wording
 
 TEXT, ITEM, USER = 0, 1, 2  # what a token stands for
 
 
 class IndexTokens(NamedTuple):
-    """Token ids of one moment's tables. items (K, M+1), users (J, M+1) or (J, 0) without a user index; −1 = no suffix."""
+    """Token ids of one moment's tables. items (K, M+1), users (J, M+1), (0, 0) without a user index; −1: no suffix."""
 
     items: np.ndarray
     users: np.ndarray
@@ -72,9 +74,9 @@ class Batch(NamedTuple):
 
 def lay_out(example: Example, wording: Wording, index: IndexTokens) -> Tokens:
     """One example as tokens. A wording with text behind its history asks for the last item only, after that text."""
-    history, answer = (example.items, example.items[:0])
+    history, answer, first = example.items, example.items[:0], example.first
     if not wording.open_ended:
-        history, answer = example.items[:-1], example.items[-1:]
+        history, answer, first = example.items[:-1], example.items[-1:], len(example.items)
     pieces = []
     for part in wording.parts:
         if isinstance(part, np.ndarray):
@@ -82,7 +84,7 @@ def lay_out(example: Example, wording: Wording, index: IndexTokens) -> Tokens:
         elif part == "user":
             pieces.append(_user(example.user, index))
         else:
-            pieces.append(_items(history, example.first, index.items))
+            pieces.append(_items(history, first, index.items))
     if len(answer):
         pieces.append(_items(answer, 0, index.items))
     return Tokens(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
@@ -182,7 +184,7 @@ class ExamplePlan:
         step = self.max_history
         phase = int(random.integers(1, step + 1)) if length > step + 1 else length - 1
         edges = [0, *range(phase, length - 1, step), length - 1]
-        return [(low, low + 1, high + 1) for low, high in zip(edges, edges[1:], strict=False)]
+        return [(low, low + 1, high + 1) for low, high in pairwise(edges)]
 
     def _prefixes(self, length: int) -> list[tuple[int, int, int]]:
         return [(max(0, target - self.max_history), target, target + 1) for target in range(1, length)]
@@ -234,6 +236,8 @@ class PackedBatches(TorchDataset[Batch]):
     ) -> None:
         self.plan, self.index, self.pad, self.packed, self.seed = plan, index, pad, packed, seed
         self.batch_tokens, self.rank, self.world = batch_tokens, rank, world
+        # Packing goes by the lengths of the first tables: a resumed run has later ones and must pack the same rows.
+        self._lengths = [(table >= 0).sum(1) for table in self.index()[:2]]
         self._epoch, self._rows, self._examples = -1, [[0]], [Example(-1, np.zeros(0, np.int32), 0, 0)]
         self.steps_per_epoch = 1
         self.steps_per_epoch = max(1, round(self._prepare(0) / batch_tokens))
@@ -248,32 +252,28 @@ class PackedBatches(TorchDataset[Batch]):
             self._prepare(epoch)
         rows = self._rows[place :: self.steps_per_epoch][self.rank :: self.world] or self._rows[:1]
         index = self.index()
-        return collate(
-            [[lay_out(e, self.plan.wordings[e.wording], index) for e in (self._examples[i] for i in row)] for row in rows],
-            self.pad,
-        )
+        examples = [[self._examples[i] for i in row] for row in rows]
+        return collate([[lay_out(e, self.plan.wordings[e.wording], index) for e in row] for row in examples], self.pad)
 
     def _prepare(self, epoch: int) -> int:
         """Draw, shuffle and pack an epoch; returns its tokens, padding included."""
         random = np.random.default_rng([self.seed, epoch])
         examples = self.plan.draw(random)
+        if not examples:
+            raise DataError(
+                "no user has two items to train on (the last two are kept for validation and test): give a longer log, "
+                "or prepare it with a higher --k-core"
+            )
         order = random.permutation(len(examples))
         self._examples = [examples[i] for i in order]
-        lengths = self._lengths(self.index())
+        lengths = np.array([self._length(example) for example in self._examples])
         width = max(128, -(-int(lengths.max()) // 32) * 32)
         rows = pack(lengths, width) if self.packed else [[i] for i in range(len(lengths))]
         self._rows = [rows[i] for i in random.permutation(len(rows))]
         self._epoch = epoch
         return len(rows) * (width if self.packed else int(lengths.max()))
 
-    def _lengths(self, index: IndexTokens) -> np.ndarray:
-        item_lengths = (index.items >= 0).sum(1)
-        user_lengths = (index.users >= 0).sum(1)
-        return np.array(
-            [
-                self.plan.wordings[e.wording].text_tokens
-                + int(item_lengths[e.items].sum())
-                + (int(user_lengths[e.user]) if e.user >= 0 and index.users.shape[1] else 1)
-                for e in self._examples
-            ]
-        )
+    def _length(self, example: Example) -> int:
+        items, users = self._lengths
+        user = int(users[example.user]) if example.user >= 0 and len(users) else 1
+        return self.plan.wordings[example.wording].text_tokens + user + int(items[example.items].sum())

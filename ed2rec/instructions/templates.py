@@ -6,8 +6,10 @@ The paper prints one wording with the question behind the history (§2.2.3); it 
 (`QUESTION`), and trains with `training.dense=false` only.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -40,19 +42,20 @@ class Wording:
     @classmethod
     def of(cls, text: str, tokenizer: PreTrainedTokenizerFast) -> "Wording":
         """ConfigError where a slot is unknown, missing or doubled."""
-        slots = [piece.split("}")[0] for piece in text.split("{")[1:]]
-        if sorted(slots) != ["history", "user"]:
-            raise ConfigError(f"instruction {text!r} has the slots {slots}: it needs {{user}} and {{history}}, once each")
+        pieces = re.split(r"\{([^{}]*)\}", text)  # words, slot, words, slot, words
+        if sorted(pieces[1::2]) != ["history", "user"]:
+            raise ConfigError(
+                f"instruction {text!r} has the slots {pieces[1::2]}: it needs {{user}} and {{history}}, once each"
+            )
         parts: list[np.ndarray | str] = []
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        for i, piece in enumerate(text.split("{")):
-            slot, _, words = piece.rpartition("}") if i else ("", "", piece)
-            if slot:
-                parts.append(slot)
+        for words, slot in zip_longest(pieces[::2], pieces[1::2]):
             ids = start + tokenizer(words.strip(), add_special_tokens=False)["input_ids"]
             start = []
             if ids:
                 parts.append(np.asarray(ids, np.int64))
+            if slot:
+                parts.append(slot)
         return cls(text, tuple(parts))
 
     @cached_property

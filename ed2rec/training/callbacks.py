@@ -25,7 +25,13 @@ class MoveIndex(TrainerCallback):
     """
 
     def __init__(
-        self, model: JointModel, schedule: IndexSchedule, margin: float, max_share: float, limits: dict[str, int], log: Log
+        self,
+        model: JointModel,
+        schedule: IndexSchedule,
+        margin: float,
+        max_share: float,
+        limits: dict[str, int],
+        log: Log,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
         self.limits, self.log = limits, log
@@ -62,14 +68,22 @@ class MoveIndex(TrainerCallback):
 class Validate(TrainerCallback):
     """Measures the validation NDCG@10 at the given steps and keeps the best state, weights and tables together.
 
-    Only states whose index no longer moves can be the best one: an earlier one was never trained to its end.
+    Only states from step `final` on, whose index no longer moves, can be the best one: an earlier one was never
+    trained to its end. best: what was the best before a training that is resumed.
     """
 
     def __init__(
-        self, model: JointModel, measure: Callable[[], dict[str, float]], steps: set[int], workspace: Path, log: Log, final: int
+        self,
+        model: JointModel,
+        measure: Callable[[], dict[str, float]],
+        steps: set[int],
+        workspace: Path,
+        log: Log,
+        final: int,
+        best: float = -1.0,
     ) -> None:
         self.model, self.measure, self.steps, self.folder = model, measure, steps, workspace / "best"
-        self.log, self.final, self.best = log, final, -1.0
+        self.log, self.final, self.best = log, final, best
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step not in self.steps:
@@ -100,7 +114,12 @@ class Tell(TrainerCallback):
         self.progress("training", state.global_step, state.max_steps, self.note)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         if logs and "loss_llm" in logs:
             self.note = f"loss {logs['loss_llm']:.2f}"

@@ -1,6 +1,7 @@
 """What happened in training, one JSON object a line, so that an interrupted training keeps its curves."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ class History:
                     break
                 if entry["step"] <= step:
                     self.entries.append(entry)
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
+        partial = path.with_name(f"{path.name}.part")
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
+        os.replace(partial, path)
 
     def add(self, entry: dict[str, Any]) -> None:
         self.entries.append(entry)

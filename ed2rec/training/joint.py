@@ -30,16 +30,17 @@ class JointArguments(TrainingArguments):
 
     index_lr: float = field(default=1e-4)
     report_to: Any = "none"
-    remove_unused_columns: bool | None = False
+    remove_unused_columns: bool = False
     dataloader_pin_memory: bool = False
-    disable_tqdm: bool | None = True
+    disable_tqdm: bool = True
     max_grad_norm: float = 1.0
     optim: Any = "adamw_torch"
 
 
 class JointTrainer(Trainer):
-    """Trainer over `PackedBatches`, with named losses, two learning rates and checkpoints that hold the index tables."""
+    """Trainer over `PackedBatches`: named losses, two learning rates, and checkpoints that hold the index tables."""
 
+    args: JointArguments
     model: JointModel
     train_dataset: PackedBatches
 
@@ -75,7 +76,8 @@ class JointTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """No decay for vectors and for embedding and head, whose unused rows it would shrink; generators apart."""
         if self.optimizer is None:
-            embedding = {id(self.model.llm.get_input_embeddings().weight), id(self.model.llm.get_output_embeddings().weight)}
+            llm = self.model.llm
+            embedding = {id(llm.get_input_embeddings().weight), id(llm.get_output_embeddings().weight)}
             groups: dict[str, list[nn.Parameter]] = {"matrices": [], "others": [], "index": []}
             for name, weight in self.model.named_parameters():
                 if not weight.requires_grad:
@@ -84,15 +86,16 @@ class JointTrainer(Trainer):
                     groups["index"].append(weight)
                 else:
                     groups["others" if weight.ndim < 2 or id(weight) in embedding else "matrices"].append(weight)
-            rates = {"matrices": self.args.learning_rate, "others": self.args.learning_rate, "index": self.args.index_lr}
+            args = self.args
+            rates = {"matrices": args.learning_rate, "others": args.learning_rate, "index": args.index_lr}
             self.optimizer = torch.optim.AdamW(
                 [
-                    {"params": weights, "lr": rates[name], "weight_decay": self.args.weight_decay * (name == "matrices")}
+                    {"params": weights, "lr": rates[name], "weight_decay": args.weight_decay * (name == "matrices")}
                     for name, weights in groups.items()
                     if weights
                 ],
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
             )
         return self.optimizer
 

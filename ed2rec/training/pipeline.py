@@ -1,9 +1,9 @@
 """From a dataset to a trained ED²: the stages of the paper in order (§2.2), each with what it hands on.
 
-    texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tables → vocabulary (Eq. 6) → joint training (Eq. 11)
+    texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tables → vocabulary (Eq. 6)
+          → joint training (Eq. 11)
 """
 
-import json
 import os
 import shutil
 import warnings
@@ -81,7 +81,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     plan = ExamplePlan(
         split.train,
         parts.asked,
-        user_reads=_reads(split.train.lengths, settings) if model.users and settings.indexer.user_reads == "half" else None,
+        user_reads=_reads(split.train.lengths, settings) if settings.indexer.user_reads == "half" else None,
         has_users=model.users is not None,
         max_history=settings.data.max_history,
         user_dropout=t.user_dropout,
@@ -100,13 +100,14 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
 
     points = {round(batches.steps * (i + 1) / t.validations) for i in range(t.validations)}
     final = schedule.freeze + 1 if schedule.refreshes else 0
+    before = [entry["valid"]["NDCG@10"] for entry in history.entries if "valid" in entry and entry["step"] >= final]
     trainer = JointTrainer(
         model,
         _arguments(settings, workspace, batches.steps, model),
         batches,
         [
             MoveIndex(model, schedule, t.margin, t.max_share, {"item": SUFFIXES, "user": SUFFIXES}, history.add),
-            Validate(model, measure, points | {batches.steps}, workspace, history.add, final),
+            Validate(model, measure, points | {batches.steps}, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
         ],
     )
@@ -127,7 +128,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         early = user_texts(dataset, _reads(split.train.lengths, settings), settings.data.max_characters)
     progress("backbone", 0, 1, settings.backbone.name)
     tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL])
-    llm.to(device)
+    llm.to(device)  # type: ignore[arg-type]
     item_side = _encode(items, llm, tokenizer, settings, "items", progress)
     facts: dict[str, Any] = {"items without text": item_side.without_text}
     branches: dict[Kind, Branch] = {"item": _branch("item", item_side, settings, progress)}
@@ -198,7 +199,7 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
     users = parts.serving_users()
     if users is not None:
         users.save(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())
-    state = {}
+    state: dict[str, Tensor] = {}
     for branch in model.branches():
         whitening = parts.whitenings[branch.kind]
         state |= {f"{branch.kind}.quantiser.{name}": weight for name, weight in branch.quantiser.state_dict().items()}
@@ -232,7 +233,7 @@ def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedToken
         llm.config.attention_dropout = settings.training.attention_dropout
         for module in llm.modules():
             if hasattr(module, "attention_dropout"):
-                module.attention_dropout = settings.training.attention_dropout
+                module.attention_dropout = settings.training.attention_dropout  # type: ignore[assignment]
     return prune_vocabulary(tokenizer, llm, texts) if b.prune_vocabulary else (tokenizer, llm)
 
 
@@ -244,7 +245,7 @@ def _encode(
     what: str,
     progress: Progress,
 ) -> Encoded:
-    """Eq. 2. An entity without text stands at the mean of the others: the quantiser then tells it apart by its suffix."""
+    """Eq. 2. An entity without text stands at the mean of the others, and its suffix tells it apart."""
     e = settings.encoding
     layer = e.layer if e.layer is not None else (0 if settings.backbone.name == "tiny" else -1)
     raw = encode_texts(
@@ -330,6 +331,8 @@ def _some(cases: Cases, count: int) -> Cases:
 
 def _arguments(settings: Settings, workspace: Path, steps: int, model: JointModel) -> JointArguments:
     t = settings.training
+    logging = max(1, steps // 100)
+    saving = -(-steps // max(1, t.checkpoints))
     return JointArguments(
         output_dir=str(workspace),
         max_steps=steps,
@@ -340,9 +343,9 @@ def _arguments(settings: Settings, workspace: Path, steps: int, model: JointMode
         adam_beta2=0.98,
         warmup_steps=max(1, round(t.warmup_ratio * steps)),
         lr_scheduler_type="cosine",
-        logging_steps=max(1, steps // 100),
+        logging_steps=logging,
         save_strategy="steps" if t.checkpoints else "no",
-        save_steps=max(1, -(-steps // t.checkpoints)) if t.checkpoints else 500,
+        save_steps=-(-saving // logging) * logging,  # with the sums of the log empty: they are not part of a checkpoint
         save_total_limit=2,
         seed=settings.seed,
         report_to=list(t.report_to) or "none",

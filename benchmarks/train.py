@@ -1,0 +1,166 @@
+"""`ed2 bench train`: dense, packed supervision against one padded example per prefix, on histories as long as Games'.
+
+Both sides compute the same losses of the same model on the same machine and take whole steps (forward, backward,
+AdamW); they alternate in one process, and a ratio is the median over rounds. The share of the peak divides the
+arithmetic a step needs by the time it took and by what a large matrix product reaches in the same number type, in
+the same run.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.decode import CODES, DTYPES, SHAPES, processor, realistic_table
+from ed2rec.data.dataset import Histories
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.indexers.variational import VariationalQuantiser
+from ed2rec.instructions.examples import Batch, ExamplePlan, PackedBatches
+from ed2rec.instructions.templates import Wording
+from ed2rec.model import Branch, JointModel
+from ed2rec.regulator import Regulator
+from ed2rec.vocabulary import IndexVocabulary
+
+# Users of Games with 3, 4, … training interactions (of 50,546; the last entry: 40 or more, taken as 60).
+GAMES = (15939, 9437, 6175, 4172, 2954, 2141, 1668, 1238, 946, 889, 657, 526, 418, 365, 322, 273, 220, 197, 177, 143,
+         130, 116, 100, 107, 87, 76, 77, 69, 64, 70, 58, 44, 37, 36, 35, 33, 20, 582)  # fmt: skip
+ITEMS = 16_859
+INSTRUCTION = 20  # text tokens
+
+
+def run(
+    progress: Callable[[str, int, int, str], None] | None = None,
+    shape: str = "tiny",
+    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
+    users: int = 1500,
+    rounds: int = 5,
+    seconds: float = 4.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Targets per second of both ways, their ratio, and the share of the peak; about 2 minutes for `tiny`."""
+    figures: dict[str, Any] = {
+        "benchmark": "train",
+        "hardware": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "setting": {"shape": shape, "users": users, "rounds": rounds, "instruction_tokens": INSTRUCTION},
+    }
+    for dtype in dtypes:
+        model = joint_model(shape, DTYPES[dtype], seed)
+        ways = {
+            "dense packed": batches(model, users, True, seed),
+            "one per prefix, padded": batches(model, users, False, seed),
+        }
+        optimiser = torch.optim.AdamW(model.llm.parameters(), lr=1e-4)
+        streams = {name: endless(way) for name, way in ways.items()}
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        peaks: list[float] = []
+        for turn in range(rounds + 1):
+            for name, stream in streams.items():
+                found[name].append(steps_for(model, optimiser, stream, seconds))
+            peaks.append(matrix_peak(DTYPES[dtype]))
+            if progress:
+                progress(f"training in {dtype}", turn + 1, rounds + 1, "")
+        rate = {name: [row["targets"] / row["seconds"] for row in rows[1:]] for name, rows in found.items()}
+        dense, naive = rate.values()
+        share = [
+            row["flop"] / row["seconds"] / peak for row, peak in zip(found["dense packed"][1:], peaks[1:], strict=True)
+        ]
+        figures[dtype] = {
+            "targets_per_second": {name: round(statistics.median(values), 1) for name, values in rate.items()},
+            "ratio": round(statistics.median(a / b for a, b in zip(dense, naive, strict=True)), 2),
+            "tokens_per_target": {
+                name: round(rows[-1]["tokens"] / rows[-1]["targets"], 1) for name, rows in found.items()
+            },
+            "share_of_real_tokens": {
+                name: round(rows[-1]["real"] / rows[-1]["tokens"], 3) for name, rows in found.items()
+            },
+            "matrix_peak_gflops": round(statistics.median(peaks[1:]) / 1e9, 1),
+            "share_of_peak": round(statistics.median(share), 3),
+        }
+    return figures
+
+
+def joint_model(shape: str, dtype: torch.dtype, seed: int) -> JointModel:
+    """A random LLM of this shape with a static index; only the speed matters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    vocabulary = IndexVocabulary(int(SHAPES[shape]["vocab_size"]), CODES, (), 1)
+    config = LlamaConfig(
+        **SHAPES[shape] | {"vocab_size": len(vocabulary) + vocabulary.text_size}, tie_word_embeddings=True
+    )
+    table = realistic_table(ITEMS, seed)
+    quantiser = VariationalQuantiser(8, (), 8, CODES)
+    nothing = torch.zeros(len(table), 8)
+    branch = Branch("item", quantiser, nothing, nothing, IndexTable(table.codes, table.suffix, table.sizes))
+    half = dtype if dtype is not torch.float32 else None
+    model = JointModel(LlamaForCausalLM(config), vocabulary, branch, None, Regulator(0, 0), dtype=half)
+    model.freeze_index()
+    return model.train()
+
+
+def batches(model: JointModel, users: int, dense: bool, seed: int) -> PackedBatches:
+    """Random items in histories with Games' lengths. The naive way: every prefix an example, 64 random ones padded."""
+    random = np.random.default_rng(seed)
+    lengths = random.choice(np.append(np.arange(3, 3 + len(GAMES) - 1), 60), users, p=np.array(GAMES) / sum(GAMES))
+    histories = Histories.from_lists([random.integers(0, ITEMS, length) for length in lengths])
+    wording = Wording("", (random.integers(0, 1000, INSTRUCTION), "user", "history"))
+    plan = ExamplePlan(histories, [wording], None, has_users=False, dense=dense)
+    way = PackedBatches(plan, model.index_tokens, 0, 4096, packed=dense, seed=seed)
+    if not dense:
+        way.steps_per_epoch = max(1, len(way._rows) // 64)
+    way.steps = 10**9
+    return way
+
+
+def endless(way: PackedBatches) -> Iterator[Batch]:
+    step = 0
+    while True:
+        yield way[step]
+        step += 1
+
+
+def steps_for(
+    model: JointModel, optimiser: torch.optim.Optimizer, stream: Iterator[Batch], seconds: float
+) -> dict[str, float]:
+    """Whole training steps, making the batches included, for about so many seconds."""
+    totals = {"targets": 0.0, "tokens": 0.0, "real": 0.0, "flop": 0.0}
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        batch = next(stream)
+        optimiser.zero_grad()
+        model(batch).loss.backward()
+        optimiser.step()
+        totals["targets"] += batch.targets
+        totals["tokens"] += batch.input_ids.numel()
+        totals["real"] += int((batch.segment > 0).sum())
+        totals["flop"] += arithmetic(model, batch)
+    return totals | {"seconds": time.perf_counter() - start}
+
+
+def arithmetic(model: JointModel, batch: Batch) -> float:
+    """Floating-point operations of the matrix products of one step: 2 per weight and token forward, 4 backward.
+
+    Attention counts its full T × T products, which is what is computed; the head only the level's columns.
+    """
+    config = model.llm.config
+    matrices = sum(
+        weight.numel() for name, weight in model.llm.named_parameters() if weight.ndim == 2 and "embed" not in name
+    )
+    rows, width = batch.input_ids.shape
+    attention = 2 * config.num_hidden_layers * width * config.hidden_size  # per token: scores and mix, 1 multiply each
+    head = int((batch.label_level >= 0).sum()) * CODES[0] * config.hidden_size
+    return 6.0 * (rows * width * (matrices + attention) + head)
+
+
+def matrix_peak(dtype: torch.dtype, size: int = 2048, repetitions: int = 4) -> float:
+    """Operations per second of a size³ matrix product, the best of a few."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)

@@ -1,0 +1,138 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ed2rec import config
+from ed2rec.config import Settings, explain, presets, resolve
+from ed2rec.errors import ConfigError
+
+
+def refusal(**given) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(**given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_without_sources_the_defaults_hold():
+    assert resolve() == Settings()
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_that_ships_resolves(name):
+    resolve(name)
+
+
+def test_there_are_presets_to_test():
+    assert {"default", "demo"} <= set(presets())
+
+
+def test_later_sources_win(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "PRESETS", tmp_path)
+    (tmp_path / "base.yaml").write_text("training: {epochs: 1, lr: 0.1}\nseed: 1\n")
+    (tmp_path / "mine.yaml").write_text("extends: base\ntraining: {epochs: 2}\n")
+    (tmp_path / "file.yml").write_text("decoding: {beam: 3}\ntraining: {lr: 0.3}\n")
+    found = resolve("mine", ["decoding.beam=4"], tmp_path / "file.yml", {"seed": 9})
+    assert (found.training.epochs, found.training.lr, found.decoding.beam, found.seed) == (2, 0.3, 4, 9)
+
+
+def test_the_resolved_copy_reads_back_to_the_same_settings(tmp_path):
+    settings = resolve("demo", ["indexer.items=[4, 32, 256, 256]", "training.lr=1e-4", "encoding.cache=null"])
+    (tmp_path / "config.yaml").write_text(settings.to_yaml())
+    assert resolve(file=tmp_path / "config.yaml") == settings
+
+
+def test_values_are_read_as_yaml():
+    found = resolve(overrides=["training.lr=1e-4", "indexer.users=[]", "training.dense=false", "backbone.layers=null"])
+    assert found.training.lr == 1e-4 and found.indexer.users == ()
+    assert found.training.dense is False and found.backbone.layers is None
+
+
+def test_settings_cannot_be_changed_afterwards():
+    with pytest.raises(ValueError, match="frozen"):
+        resolve().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"), [("training.epoch", "training.epochs"), ("epochs", "training.epochs"), ("sed", "seed")]
+)
+def test_an_unknown_key_names_its_place_itself_and_the_nearest_match(key, nearest, tmp_path):
+    assert refusal(overrides=[f"{key}=3"]) == f"--set {key}=3: unknown setting '{key}'; the nearest is '{nearest}'"
+    group, _, name = key.rpartition(".")
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({group: {name: 3}} if group else {name: 3}))
+    assert refusal(file=file) == f"{file}: unknown setting '{key}'; the nearest is '{nearest}'"
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("training.frozen_tail=2", "training.frozen_tail = 2, allowed: a number >= 0 and <= 1"),
+        ("backbone.layers=0", "backbone.layers = 0, allowed: a whole number >= 1"),
+        ("training.lr=fast", "training.lr = 'fast', allowed: a number > 0 and <= 1"),
+        ("decoding.normalise=row", "decoding.normalise = 'row', allowed: 'level' or 'vocabulary'"),
+        ("indexer.items=[4, many]", "indexer.items = 'many', allowed: a valid integer"),
+    ],
+)
+def test_a_bad_value_is_shown_with_what_is_allowed(text, allowed):
+    message = refusal(overrides=[text])
+    assert message.startswith(f"--set {text}: ") and allowed in message
+
+
+def test_several_bad_values_are_all_named():
+    assert "also wrong: training.lr" in refusal(overrides=["seed=-1", "training.lr=7"])
+
+
+def test_a_bad_value_is_blamed_on_the_source_that_gave_it(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("decoding: {beam: 0}\n")
+    assert refusal(file=file, overrides=["seed=3"]).startswith(f"{file}: decoding.beam = 0")
+
+
+def test_a_group_is_not_a_value_and_an_empty_group_is_nothing(tmp_path):
+    assert "is a group" in refusal(overrides=["training=3"])
+    file = tmp_path / "my.yaml"
+    file.write_text("training:\ndecoding: {}\n")
+    assert resolve(file=file) == Settings()
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", "training.lr={"])
+def test_a_malformed_override_is_refused_with_an_example(text):
+    assert text in refusal(overrides=[text])
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    assert refusal(preset="dem") == f"no preset 'dem'; the nearest is 'demo'; there are: {', '.join(presets())}"
+    assert "no preset '../demo'" in refusal(preset="../demo")
+
+
+def test_presets_that_extend_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "PRESETS", tmp_path)
+    (tmp_path / "a.yaml").write_text("extends: b\n")
+    (tmp_path / "b.yaml").write_text("extends: a\n")
+    assert "a → b → a extends itself" in refusal(preset="a")
+
+
+@pytest.mark.parametrize(("text", "fault"), [("- a\n", "not a list"), ("a: [", "is not YAML"), ("\x00", "is not YAML")])
+def test_a_file_that_is_no_settings_file_is_refused(tmp_path, text, fault):
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    assert fault in refusal(file=file)
+    assert "No such file" in refusal(file=tmp_path / "absent.yaml")
+
+
+def test_every_setting_is_documented_where_it_is_declared():
+    rows = list(explain())
+    assert len(rows) == len({key for key, _, _ in rows}) > 20
+    assert not [key for key, _, meaning in rows if len(meaning) < 10]
+
+
+def test_every_documented_default_is_accepted_by_set():
+    assert resolve(overrides=[f"{key}={default}" for key, default, _ in explain()]) == Settings()
+
+
+def test_no_preset_names_a_machine():
+    files = list(Path(config.__file__).parent.glob("presets/*.yaml"))
+    assert files and not [file for file in files if re.search(r"/(home|work|tmp|root)/", file.read_text())]

@@ -1,0 +1,165 @@
+import json
+
+import numpy as np
+import pytest
+from shops import checkerboard, dataset_of
+
+from ed2rec import workflow
+from ed2rec.config import resolve
+from ed2rec.errors import ConfigError, DataError, RunError, UnknownEntity
+from ed2rec.evaluation.ranking import evaluate
+from ed2rec.recommender import Recommendations
+from ed2rec.summary import examples_of, headline, summarise, telling_users
+from ed2rec.workflow import LoadedRun
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A saved dataset and a text-neighbours run on it."""
+    checkerboard().save(tmp_path / "shop")
+    workflow.train(tmp_path / "shop", tmp_path / "run", resolve(extra={"model": "textknn"}))
+    return tmp_path
+
+
+def test_a_run_evaluates_to_what_the_model_itself_does(shop):
+    run = workflow.load(shop / "run")
+    for split in ("test", "valid"):
+        direct = evaluate(run.recommender, workflow.cases_of(run.dataset, split))
+        assert workflow.evaluate_run(run, split).metrics == direct.metrics
+
+
+def test_checkpoints_are_swept_up_once_the_run_is_saved(shop, monkeypatch):
+    workspace = workflow.runs.workspace(shop / "run")
+
+    def leaves_checkpoints(dataset, settings, workspace, resume, progress):
+        workspace.mkdir()
+        return workflow.runs.Trained({}, lambda folder: (folder / "w.bin").write_text("w"))
+
+    monkeypatch.setattr(workflow, "fit", leaves_checkpoints)
+    workflow.train(shop / "shop", shop / "run", resolve(extra={"model": "textknn"}))
+    assert not workspace.exists()
+
+
+def test_a_user_gets_items_after_everything_the_user_has_taken(shop):
+    run = workflow.load(shop / "run")
+    answer = workflow.recommend(run, user_id="u4", k=3)
+    assert [item.item_id for item in answer.history] == [f"i{n}" for n in run.dataset.histories[4]]
+    assert len(answer.items) == 3 and answer.scores == sorted(answer.scores, reverse=True)
+    assert answer.as_dict()["recommendations"][0] == {
+        "rank": 1, "item_id": answer.items[0].item_id, "title": answer.items[0].title, "score": answer.scores[0],
+    }  # fmt: skip
+
+
+def test_a_history_of_somebody_unknown_is_answered_in_kind(shop):
+    answer = workflow.recommend(workflow.load(shop / "run"), item_ids=["i0", "i3"], k=2)
+    assert all(item.title.startswith("colour-0") for item in answer.items)
+
+
+def test_questions_that_cannot_be_answered(shop):
+    run = workflow.load(shop / "run")
+    with pytest.raises(UnknownEntity, match="'u99'"):
+        workflow.recommend(run, user_id="u99")
+    with pytest.raises(UnknownEntity, match="'nothing'"):
+        workflow.recommend(run, item_ids=["i1", "nothing"])
+    with pytest.raises(ConfigError, match="choose k between 1 and 18"):
+        workflow.recommend(run, user_id="u1", k=19)
+    for both_or_none in ({"user_id": "u1", "item_ids": ["i1"]}, {}):
+        with pytest.raises(ConfigError, match="either a user or a history"):
+            workflow.recommend(run, **both_or_none)
+
+
+def test_a_dataset_that_has_moved_is_found_again_and_another_one_is_refused(shop):
+    (shop / "shop").rename(shop / "moved")
+    with pytest.raises(DataError, match="--dataset DIR"):
+        workflow.load(shop / "run")
+    assert workflow.load(shop / "run", shop / "moved").dataset.name == "shop"
+    dataset_of([[0, 1, 2]], ["a", "b", "c"]).save(shop / "other")
+    with pytest.raises(DataError, match="other users or items"):
+        workflow.load(shop / "run", shop / "other")
+
+
+def test_a_log_that_has_grown_may_be_asked_but_not_evaluated(shop):
+    """Test items of the new log may have been training items of the old one."""
+    lists = [row.tolist() for row in checkerboard().histories]
+    lists[0].append(1)
+    dataset_of(lists, checkerboard().items["title"].to_list()).save(shop / "grown")
+    run = workflow.load(shop / "run", shop / "grown")
+    assert workflow.recommend(run, user_id="u0", k=1).history[-1].item_id == "i1"
+    with pytest.raises(DataError, match="other interactions"):
+        workflow.evaluate_run(run)
+
+
+def test_fingerprints_tell_renamed_reordered_and_regrown_datasets_apart():
+    base = dataset_of([[0, 1, 2], [1, 2, 3]], list("abcd"))
+    assert workflow.fingerprint(base) == workflow.fingerprint(dataset_of([[0, 1, 2], [1, 2, 3]], list("wxyz")))
+    reordered = workflow.fingerprint(dataset_of([[0, 2, 1], [1, 2, 3]], list("abcd")))
+    assert reordered["entities"] == workflow.fingerprint(base)["entities"]
+    split_elsewhere = workflow.fingerprint(dataset_of([[0, 1, 2, 1], [2, 3]], list("abcd")))
+    assert len({found["log"] for found in (workflow.fingerprint(base), reordered, split_elsewhere)}) == 3
+
+
+def test_unknown_models_are_refused_at_training_and_at_loading(shop):
+    with pytest.raises(ConfigError, match="no model 'oracle'; there are: ed2, popularity, textknn"):
+        workflow.train(shop / "shop", shop / "new", resolve(extra={"model": "oracle"}))
+    file = shop / "run/config.yaml"
+    file.write_text(file.read_text().replace("textknn", "oracle", 1))
+    with pytest.raises(RunError, match="'oracle'"):
+        workflow.load(shop / "run")
+
+
+class Worded:
+    """Answers well in its first wording and badly in its second."""
+
+    wordings = ("please", "now")
+
+    def __init__(self, number=0):
+        self.number = number
+
+    def worded(self, number):
+        return Worded(number)
+
+    def recommend(self, histories, users, k):
+        items = np.arange(k)[None].repeat(len(histories), 0) + self.number * 100
+        return Recommendations(items, -np.arange(k, dtype=np.float32)[None].repeat(len(histories), 0))
+
+
+def test_a_model_with_wordings_is_averaged_over_as_many_as_asked(tmp_path):
+    dataset_of([[3, 4, 0]] * 3, ["a"] * 200).save(tmp_path / "shop")
+    workflow.train(tmp_path / "shop", tmp_path / "run", resolve(extra={"model": "popularity"}))
+    run = workflow.load(tmp_path / "run")
+    asked = LoadedRun(run.folder, run.dataset, Worded())
+    assert workflow.evaluate_run(asked).metrics["HR@1"] == 1
+    both = workflow.evaluate_run(asked, wordings=2)
+    assert both.metrics["HR@1"] == 1 / 2 and len(both.per_instruction) == 2
+    with pytest.raises(ConfigError, match="3 wordings, but the model has 1 to 2"):
+        workflow.evaluate_run(asked, wordings=3)
+
+
+def test_a_summary_holds_the_run_the_comparison_and_both_hits_and_misses(shop):
+    run = workflow.load(shop / "run")
+    result = workflow.evaluate_run(run)
+    row = result.row("shop", "test", "textknn")
+    history = [
+        {"step": 1, "loss_llm": 2.0},
+        {"step": 2, "kind": "item", "churn": {"levels": [0.1, 0.2]}},
+        {"step": 3, "valid": {"NDCG@10": 0.5}},
+    ]
+    run.folder.metrics["history"] = history
+    data = summarise(run, [row, {**row, "model": "half", "NDCG@10": row["NDCG@10"] / 2}], examples_of(run, "test", [0]))
+    assert data.figures[0] == ("2.0×", "the NDCG@10 of half")
+    assert data.losses == {"recommendation (Eq. 7)": [(1, 2.0)]} and data.validation == [(3, 0.5)]
+    assert data.churn == {"items": {"a": [(2, 0.1)], "b": [(2, 0.2)]}} and data.frozen_from == 2
+    example = data.examples[0]
+    assert example.target == run.dataset.items["title"][int(run.dataset.histories[0][-1])]
+    assert (example.place > 0) == (example.target in example.recommended)
+    assert json.dumps(dict(data.environment)) and "files" not in data.environment
+
+
+def test_users_for_the_page_are_a_hit_one_further_down_and_a_miss(shop):
+    run = workflow.load(shop / "run")
+    result = workflow.evaluate_run(run)
+    ranks = np.full(18, 50)
+    ranks[[3, 5]] = [5, 1]
+    chosen = telling_users(type(result)(ranks, result.top, result.users, result.targets, 0.0))
+    assert chosen == [5, 3, 0]
+    assert headline([{"NDCG@10": 0.1, "HR@10": 0.2, "HR@1": 0.3}])[0] == ("0.100", "NDCG@10 on the test items")
