@@ -57,7 +57,7 @@ def run(
     prompts = _prompts(vocabulary, table, _history_lengths(users, seed), seed)
     return {
         "benchmark": "decode",
-        "hardware": {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "hardware": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "setting": {"shape": shape, "dtype": dtype, "items": CATALOGUE, "beam": width, "users": users,
                     "repetitions": repetitions, "instruction_tokens": BEFORE + AFTER},
         "against_generate": against,
@@ -77,7 +77,8 @@ def against_generate(
     """Users per second of ours and of `generate`, and how often their top 10 are the same.
 
     `generate` takes its log-softmax over the whole vocabulary, so agreement and the headline ratio use that
-    normalisation; "level" is what ed2rec does by default. `generate` runs at the batch size that suits it best.
+    normalisation; "level" is what ed2rec does by default. `generate` runs at the batch size that suits it best. Below
+    float32 the rounding of a random LLM reorders near-ties, so agreement says nothing there.
     """
     trie = Trie(table)
     decoders = {normalise: Decoder(llm, vocabulary, normalise) for normalise in ("vocabulary", "level")}
@@ -293,7 +294,8 @@ def _seconds(search: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the figures of all benchmarks state it."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -161,14 +161,15 @@ class Decoder:
         rest = torch.stack([_padded(prompt[shared:], int(lengths.max()) - shared) for prompt in prompts])
         device = self.llm.device
         context = Context(DynamicCache(), lengths.to(device))
+        positions = torch.arange(int(lengths.max()), device=device).expand(len(prompts), -1)
         mask = None
         if shared:
-            self._run(torch.from_numpy(prompts[0][:shared]).long()[None].to(device), None, None, context.cache)
+            common = torch.from_numpy(np.asarray(prompts[0][:shared], dtype=np.int64))[None].to(device)
+            self._run(common, positions[:1, :shared], None, context.cache)
             context.cache.batch_repeat_interleave(len(prompts))
             mask = torch.ones(rest.shape[1], shared + rest.shape[1], dtype=torch.bool, device=device).tril_(shared)
             mask = self._additive(mask).expand(len(prompts), 1, -1, -1)
-        positions = torch.arange(shared, shared + rest.shape[1], device=device).expand(len(prompts), -1)
-        states = self._run(rest.to(device), positions if shared else None, mask, context.cache)
+        states = self._run(rest.to(device), positions[:, shared:], mask, context.cache)
         last = (context.lengths - shared - 1)[:, None, None].expand(-1, 1, states.shape[2])
         context.states = states.gather(1, last)
         readable = torch.arange(int(lengths.max()), device=device) < context.lengths[:, None]
@@ -194,14 +195,13 @@ class Decoder:
             ~visible, torch.finfo(dtype).min
         )
 
-    def _run(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, cache: DynamicCache) -> Tensor:
+    def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
         """(B, T) tokens -> (B, T, H) last states, or (B, T, V) logits where the head is not plain."""
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "past_key_values": cache}
-        if positions is not None:
-            inputs["position_ids"] = positions
+        inputs: dict[str, Any] = {"input_ids": tokens, "position_ids": positions, "attention_mask": mask}
+        inputs |= {"past_key_values": cache, "use_cache": True}
         if self.plain_head:
-            return self.body(**inputs, use_cache=True).last_hidden_state
-        return self.llm(**inputs, use_cache=True).logits
+            return self.body(**inputs).last_hidden_state
+        return self.llm(**inputs).logits
 
 
 @dataclass

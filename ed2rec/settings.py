@@ -116,8 +116,6 @@ class TrainingSettings(Group):
     """How often the validation NDCG is measured on the way."""
     validation_users: int = Field(default=1000, ge=1)
     """Users in those measurements, the first ones; the final figure takes all."""
-    checkpoints: int = Field(4, ge=0)
-    """How often the state is saved on the way, so that --resume can go on from there."""
     checkpoints: int = Field(default=4, ge=0)
     """How often the state is saved on the way, so that --resume can go on from there."""
     bf16: bool | Literal["auto"] = "auto"

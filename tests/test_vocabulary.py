@@ -76,7 +76,7 @@ def test_an_index_token_is_one_token_wherever_it_stands_and_comes_back(make, tmp
     vocabulary.extend(tokenizer, tiny_llm("llama", len(tokenizer)))
     for token_id, token in enumerate(vocabulary.tokens(), start=vocabulary.text_size):
         assert tokenizer.encode(token, add_special_tokens=False) == [token_id]
-    text = "the user <ua_1><ub_0> bought items <a_2><b_3><p_1>,<a_0><b_1>"
+    text = "the user <ua_1><ub_0> bought items <a_2><b_3><p_1>,the<a_0>item<b_1>"
     tokenizer.save_pretrained(tmp_path)
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         ids = each.encode(text, add_special_tokens=False)

@@ -69,10 +69,9 @@ def assemble(source: Source, format: str, k_core: int) -> Dataset:
     if "rating" in source.log.columns:
         interactions = interactions.with_columns(source.log["rating"].gather(interactions["row"]))
     texts, refused = _texts(source, interactions)
-    interactions = interactions.join(texts, on="row", how="left", maintain_order="left").drop("row")
-    interactions = interactions.with_columns(
-        pl.col(column).fill_null("") for column in texts.columns if column != "row"
-    )
+    if len(texts.columns) > 1:
+        interactions = pl.concat([interactions, _placed(texts, interactions["row"])], how="horizontal")
+    interactions = interactions.drop("row")
     facts = {
         "source": {"format": format, "files": [_fingerprint(path) for path in source.inputs], **source.facts},
         "read": {"users": len(coded.users), "items": len(coded.items), "interactions": len(coded.log)},
@@ -157,7 +156,7 @@ def _texts(source: Source, interactions: pl.DataFrame) -> tuple[pl.DataFrame, in
 
 
 def _placed(texts: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
-    """The texts of these rows, "" where a row has none. Gathering from one chunk copies no text; from many, or a fill_null, would."""
+    """The texts of these rows, "" where a row has none. Gathering from one chunk copies no text; other ways do."""
     columns = texts.drop("row")
     nothing = pl.DataFrame({column: [""] for column in columns.columns}, schema=columns.schema)
     numbers = rows.to_numpy()

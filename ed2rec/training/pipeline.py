@@ -345,7 +345,7 @@ def _arguments(settings: Settings, workspace: Path, steps: int, model: JointMode
         lr_scheduler_type="cosine",
         logging_steps=logging,
         save_strategy="steps" if t.checkpoints else "no",
-        save_steps=-(-saving // logging) * logging,  # with the sums of the log empty: they are not part of a checkpoint
+        save_steps=-(-saving // logging) * logging,  # right after a log entry: its sums are not in a checkpoint
         save_total_limit=2,
         seed=settings.seed,
         report_to=list(t.report_to) or "none",
