@@ -144,6 +144,19 @@ def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedToken
     return tokenizer, llm.eval()
 
 
+def untie(llm: PreTrainedModel) -> PreTrainedModel:
+    """Give the head a matrix of its own, a copy of the embedding, in place; nothing changes where it has one already.
+
+    With a tied head the state that says "alike to what was taken" scores what was taken highest, and a recommender
+    has to learn against its own geometry not to repeat it.
+    """
+    embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
+    if head.weight is embedding.weight:
+        head.weight = nn.Parameter(embedding.weight.detach().clone())
+        llm.config.tie_word_embeddings = False
+    return llm
+
+
 def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
     """Keep the first `layers` decoder layers, in place. BackboneError where there are fewer."""
     body = llm.get_decoder()

@@ -67,19 +67,24 @@ def root(
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="ml-100k, or amazon-2018/<Category>.")],
-    out: Annotated[Path, typer.Option(help="Folder for the downloaded files.")],
+    name: Annotated[str, typer.Argument(help="ml-100k, amazon-2018/<Category>, or smollm2-135m (an LLM).")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    source: Annotated[
+        Path | None, typer.Option(help="An archive on this machine, checked like a download: no network.")
+    ] = None,
 ) -> None:
-    """Download a public dataset; sizes and checksums are verified.
+    """Download a public dataset or LLM; sizes and checksums are verified.
 
     \b
     Example:
-      ed2 data fetch ml-100k --out downloads
+      ed2 data fetch ml-100k --out downloads/ml-100k
     """
+    from ed2rec import terminal
     from ed2rec.data.fetch import fetch
-    from ed2rec.terminal import say
 
-    say(f"{name} is in {fetch(name, out)}")
+    with terminal.progress() as progress:
+        folder = fetch(name, out, source, progress)
+    terminal.say(f"{name} is in {folder}")
 
 
 @app.command()

@@ -6,8 +6,10 @@ which code would have served better:
 
     e = E[code] + Σ_k (p_k − sg p_k) · sg E[k]          p = softmax of the generator's logits at that level (Eq. 4)
 
-The value is exactly the table's row; labels are ids and carry no gradient, or the generator could lower the loss by
-giving every entity one code. Shape letters: R rows, T tokens, M levels, N codes, H LLM width, n entities of a batch.
+The value is exactly the table's row. Labels carry no gradient, or the generator could lower the loss by giving every
+entity one code: neither as ids, nor where a target's own codes are fed to predict its deeper ones. So only the user
+and the items that an example shows and does not ask for carry the sum.
+Shape letters: R rows, T tokens, M levels, N codes, H LLM width, n entities of a batch.
 """
 
 from collections.abc import Iterator
@@ -168,10 +170,10 @@ class JointModel(nn.Module):
         """(R, T, H) last states of the decoder body."""
         embedded = self.llm.get_input_embeddings()(batch.input_ids)
         if self.gradient == "input_st":
-            history = _history(batch)
+            asked = F.pad(batch.labels[:, :-1] >= 0, (1, 0))
             for kind, found in entities.items():
                 code = ITEM if kind == "item" else USER
-                at = history & (batch.kind == code) & (batch.level < found.nudge_nMH.shape[1])
+                at = ~asked & (batch.kind == code) & (batch.level < found.nudge_nMH.shape[1])
                 row = torch.searchsorted(found.numbers, batch.number[at])
                 nudge = found.nudge_nMH[row, batch.level[at]]
                 embedded = embedded.index_put((at,), nudge.to(embedded), accumulate=True)
@@ -231,24 +233,12 @@ class JointModel(nn.Module):
         states = self._body(embedded, positions, mask)[:, length - ids.shape[1] :].mean(1)
         return self.regulator.index(branch.kind, states, branch.teacher[numbers[chosen]], numbers[chosen])
 
-    def _drop(self, _: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        if not self.training or not self.dropout:
+    def _drop(self, part: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if not part.training or not self.dropout:  # the LLM's own mode: decoding sets it, also in the midst of training
             return output
         if isinstance(output, tuple):
             return (F.dropout(output[0], self.dropout), *output[1:])
         return F.dropout(output, self.dropout)
-
-
-def _history(batch: Batch) -> Tensor:
-    """(R, T) bool: tokens before which an item's index is still to start in their segment, so history or user.
-
-    The rest spells the last item: it is fed to predict that item's own deeper codes, a label that carries no gradient.
-    """
-    place = torch.arange(batch.labels.shape[1], device=batch.labels.device)
-    starts = torch.where(batch.label_level == 0, place, len(place))
-    upcoming = starts.flip(1).cummin(1).values.flip(1)
-    there = batch.segment.gather(1, upcoming.clamp(max=len(place) - 1))
-    return (upcoming < len(place)) & (there == batch.segment)
 
 
 def _block_causal(segment: Tensor) -> Tensor:

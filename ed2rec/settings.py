@@ -38,6 +38,8 @@ class BackboneSettings(Group):
     """Attention heads of tiny; must divide its width."""
     intermediate: int = Field(default=384, ge=8)
     """Width of tiny's feed-forward layers."""
+    untie: bool = True
+    """Give the head rows of its own where it shares the embedding's: a tied head favours what the history shows."""
     lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapters; 0 trains all weights."""
 
@@ -66,6 +68,8 @@ class IndexerSettings(Group):
     """Widths of the encoder between text embedding and codeword, mirrored by the decoder; none: one linear map."""
     latent: Literal["vmf", "gaussian", "none"] = "vmf"
     """Distribution of the latent at each level (Eq. 3: von Mises-Fisher)."""
+    separate: bool = True
+    """Move entities with the same codes apart at the last level where a code is free; what is left gets a suffix."""
     user_reads: Literal["half", "all"] = "half"
     """What the user index of training is made from: the first half of a user's training items, so that it cannot give the
     later ones, its targets, away; or all of them. Recommendations always use all."""
@@ -96,6 +100,8 @@ class TrainingSettings(Group):
     """Dropout on attention weights."""
     user_dropout: float = Field(default=0.3, ge=0, le=1)
     """How often an example's user index is replaced by the unknown user."""
+    neighbours: float = Field(default=1.0, ge=0)
+    """Walks of the similarity task per item of the catalogue and epoch; 0 leaves the task out, as the paper does."""
     dense: bool = True
     """Supervise every history position in one pass; false trains one example per prefix."""
     pack: bool = True

@@ -1,6 +1,9 @@
 """Documentation that lies is worse than none: what README, docs and help pages say is run or looked up here."""
 
+import ast
+import csv
 import re
+import runpy
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +22,10 @@ PAGES = [
     if path.exists()
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAPER = {
+    *(f"Eq. {n}" for n in range(1, 26)), *(f"Table {n}" for n in range(1, 8)), *(f"Figure {n}" for n in range(1, 8)),
+    *(f"Appendix {letter}" for letter in "ABCDEFGHIJK"),
+}  # fmt: skip
 
 
 def blocks(language: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -105,3 +112,120 @@ def test_presets_say_in_their_first_line_what_they_are_for():
 
 def test_there_are_commands_to_check():
     assert len(command_lines()) >= len(verbs())
+
+
+# Names: code, settings, files.
+
+
+def names_in(file: Path) -> set[str]:
+    """Functions, classes, methods and constants of a module: "search", "Decoder", "Decoder.search", "LIMITS"."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            found |= {f"{node.name}.{part.name}" for part in inner if isinstance(part, ast.FunctionDef)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return found
+
+
+def code_named_in(text: str) -> list[tuple[str, str]]:
+    """(file, name) of everything written as `folder/file.py:name`."""
+    return re.findall(r"`([\w/]+\.py):([A-Za-z_][\w.]*)`", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_named_in_the_documentation_exists(page):
+    named = code_named_in(page.read_text(encoding="utf-8"))
+    missing = [
+        f"{file}:{name}" for file, name in named if not (ROOT / file).exists() or name not in names_in(ROOT / file)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_named_in_the_documentation_exist(page):
+    keys = [key for key, _, _ in explain()]
+    groups = "|".join({key.partition(".")[0] for key in keys if "." in key})
+    named = re.findall(rf"`((?:{groups})\.\w+)(=[^`]*)?`", page.read_text(encoding="utf-8"))
+    assert not [key for key, _ in named if key not in keys and not key.endswith((".py", ".safetensors"))]
+    resolve(None, [key + value for key, value in named if value])
+
+
+def test_the_layout_in_the_readme_lists_every_file_of_the_package_and_no_other():
+    layout = next(text for page, text in blocks(("text",)) if page == "README.md" and text.startswith("ed2rec/"))
+    listed = sorted(re.findall(r"^ +([\w]+\.(?:py|html)) ", layout, re.MULTILINE))
+    package = (path.name for path in (ROOT / "ed2rec").rglob("*") if path.suffix in (".py", ".html"))
+    assert listed == sorted(name for name in package if not name.startswith("__"))
+
+
+# The map of the paper.
+
+
+def entries() -> list[tuple[str, str]]:
+    """(what the entry is about, all of it) for every entry of docs/paper_map.md."""
+    text = (ROOT / "docs/paper_map.md").read_text(encoding="utf-8")
+    return [(entry.partition("\n")[0], entry) for entry in re.findall(r"^- (\*\*.*(?:\n  .*)*)", text, re.MULTILINE)]
+
+
+def test_the_paper_map_has_every_equation_table_figure_and_appendix():
+    bold = re.findall(r"\*\*(.+?)\*\*", "\n".join(head for head, _ in entries()))
+    assert not PAPER - {name for label in bold for name in re.split(r", ", label)}
+
+
+@pytest.mark.parametrize(("head", "entry"), entries(), ids=lambda value: value[:40])
+def test_every_entry_of_the_paper_map_leads_to_code_or_says_that_there_is_none(head, entry):
+    somewhere = code_named_in(entry) or re.search(r"Planned|planned|Not code|`[a-z]+\.\w+`|\]\(", entry)
+    assert somewhere, head
+    assert "Code: " not in entry or "Test: `tests/" in entry, f"{head}: code without a test"
+
+
+# What is generated, and what is run.
+
+
+def test_the_help_pages_in_docs_are_those_of_the_program():
+    made = runpy.run_path(str(ROOT / "docs/make_cli.py"))["page"]()
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == made, "stale: run python docs/make_cli.py"
+
+
+SMALL = {
+    "backbone.hidden": 16, "backbone.heads": 2, "backbone.layers": 1, "backbone.intermediate": 32,
+    "backbone.vocabulary": 300, "indexer.items": "[4, 4, 4]", "indexer.users": "[4, 4]", "indexer.code_width": 8,
+    "indexer.warmup_epochs": 1, "training.epochs": 1, "training.validations": 1, "training.device": "cpu",
+}  # fmt: skip
+
+
+def write_table(path: Path, block: str, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The CSV block of the README, and more rows with the same columns; returns the block's own rows."""
+    own = list(csv.DictReader(block.splitlines()))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(own[0]))
+        writer.writeheader()
+        writer.writerows(own + [{column: row.get(column, "") for column in own[0]} for row in rows])
+    return own
+
+
+def test_the_first_steps_of_the_readme_run_as_written(tmp_path, monkeypatch):
+    """On a shop around the rows that the README shows, and with a smaller model; every other word is the README's."""
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("\n## Your own log\n")[2].partition("\n## ")[0]
+    log, items = (text for kind, text in FENCE.findall(section) if kind == "csv")
+    made = [{"item_id": f"part-{n}", "title": f"{'drum' if n % 2 else 'guitar'} part {n}"} for n in range(10)]
+    ids = [row["item_id"] for row in write_table(Path("items.csv"), items, made) + made]
+    shown = list(csv.DictReader(log.splitlines()))
+    users = sorted({row["user_id"] for row in shown} | {f"user-{n}" for n in range(18)})
+    taken = [
+        (user, ids[(n + step) % len(ids)], 1_800_000_000 + step) for n, user in enumerate(users) for step in range(8)
+    ]
+    rows = [dict(zip(("user_id", "item_id", "timestamp"), row, strict=True)) for row in taken]
+    write_table(Path("log.csv"), log, rows)
+    commands = [
+        shlex.split(line) for kind, text in FENCE.findall(section) if kind == "sh" for line in text.splitlines()
+    ]
+    assert {command[1] for command in commands} >= {"prepare", "train", "evaluate", "recommend", "index"}
+    for _, *words in commands:
+        small = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+        assert cli.run_command(words + small if words[0] == "train" else words) == 0, words

@@ -7,10 +7,11 @@ import torch
 from small import World, example, joint_world, suffixed
 from torch import Tensor, nn
 
-from ed2rec.decoding import exact_scores
+from ed2rec.decoding import constrained_beam_search, exact_scores
 from ed2rec.instructions.examples import ITEM, USER, Batch, prompt
 from ed2rec.model import JointOutput
 from ed2rec.regulator import Regulator
+from ed2rec.trie import Trie
 
 LLMS = ["llama", "llama-tied", "gpt2"]
 OFF = Regulator(0, 0)
@@ -163,12 +164,36 @@ def touched(gradient: Tensor) -> set[int]:
 
 def test_the_recommendation_loss_reaches_the_generators_through_history_and_user_tokens():
     world = joint_world()
-    gradient = recommendation_gradient(world, world.batch([example([5, 8, 2, 11], user=3)], [example([6, 2], user=4)]))
+    batch = world.batch([example([5, 8, 2, 11], user=3, first=3)], [example([6, 2], user=4)])
+    gradient = recommendation_gradient(world, batch)
     assert touched(gradient["item embeddings"]) == {5, 8, 2, 6}
     assert touched(gradient["user embeddings"]) == {3, 4}
     for kind in ("item", "user"):
         for name in ("encoder.0.weight", "levels.0.codewords", "levels.2.codewords", "levels.1.mean.weight"):
             assert gradient[f"{kind} {name}"].abs().max() > 0, (kind, name)
+
+
+def test_a_target_that_is_history_to_later_targets_gets_no_gradient_either():
+    """Its tokens predict its own deeper codes, and no single pass can tell that part of the gradient from the rest."""
+    world = joint_world()
+    batch = world.batch([example([5, 8, 2, 11, 4], user=3, first=2)])
+    assert touched(recommendation_gradient(world, batch)["item embeddings"]) == {5, 8}
+
+
+def test_dense_supervision_gives_history_the_gradient_of_one_example_per_prefix():
+    world = joint_world()
+    items, shown = [0, 6, 2, 12, 4], 2
+    dense = world.batch([example(items, user=1, first=shown)])
+    found = recommendation_gradient(world, dense)
+    expected = dict.fromkeys(found, torch.zeros(()))
+    for target in range(shown, len(items)):
+        batch = world.batch([example(items[: target + 1], user=1, first=target)])
+        weight = (batch.labels >= 0).sum() / (dense.labels >= 0).sum()
+        one = recommendation_gradient(world, batch)
+        expected = {name: total + weight * one[name] for name, total in expected.items()}
+    for kind, rows in (("item", items[:shown]), ("user", [1])):
+        ours, theirs = found[f"{kind} embeddings"][rows], expected[f"{kind} embeddings"][rows]
+        torch.testing.assert_close(ours / theirs.norm(), theirs / theirs.norm(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("wording", [0, 1], ids=["open", "question"])
@@ -361,6 +386,17 @@ def test_dropout_is_off_in_evaluation_and_random_in_training():
     assert torch.equal(states(world, batch), states(joint_world(), batch))
     world.model.train()
     assert not torch.equal(states(world, batch), states(world, batch))
+
+
+def test_recommending_in_the_midst_of_training_drops_nothing():
+    world = joint_world(dropout=0.5)
+    world.model.train()
+    model = world.model
+    asked = [prompt(np.array([2, 9, 4]), 3, world.asked[0], world.index)]
+    best = constrained_beam_search(model.llm, model.vocabulary, Trie(model.items.table), asked, 15)
+    assert model.training and model.llm.training
+    scores = exact_scores(model.eval().llm, model.vocabulary, model.items.table, asked)
+    np.testing.assert_allclose(best.scores[0], np.sort(scores[0])[::-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("llm", LLMS)

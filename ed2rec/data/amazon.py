@@ -37,8 +37,9 @@ SUFFIX = re.compile(r"\.jsonl?(\.gz)?$")
 
 def read(path: Path) -> Source:
     """A reviews file, or a folder with one (and its metadata). Raises DataError for whatever cannot be read."""
+    others = ("meta_*", "fetched.json")
     in_folder = existing(path).is_dir()
-    reviews = only_file(path, "*.json*", "Amazon reviews file", without=("meta_*", "fetched.json")) if in_folder else path
+    reviews = only_file(path, "*.json*", "Amazon reviews file", without=others) if in_folder else path
     category = SUFFIX.sub("", reviews.name)
     metadata = _metadata_beside(reviews, category)
     sample = first_object(reviews)

@@ -121,7 +121,7 @@ def _pinned(name: str, folder: Path, source: str | Path | None, progress: Progre
             tried.append(f"{archive.where} ({error})")
     by_hand = " or ".join(archive.where for archive in archives)
     raise DataError(
-        f"{name} could not be fetched. Tried {'; '.join(tried)}. Get {by_hand} elsewhere and give its path as source."
+        f"{name} could not be fetched. Tried {'; '.join(tried)}. Get {by_hand} by hand and give it with --source PATH."
     )
 
 

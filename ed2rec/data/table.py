@@ -26,6 +26,7 @@ from .source import (
     whole_timestamps,
 )
 
+ROWS_AT_ONCE = 50_000
 CSV_SUFFIXES = (".csv.gz", ".csv")
 
 
@@ -120,7 +121,12 @@ def _details(path: Path, columns: list[str]) -> Callable[[pl.Series], Iterator[p
         if not columns:
             return
         scan = pl.scan_csv(path, infer_schema=False, row_index_name="row").select("row", *columns)
-        yield scan.join(rows.rename("row").to_frame().lazy(), on="row", how="semi").collect(engine="streaming")
+        for batch in scan.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
+            if not len(batch):
+                continue
+            low, high = rows.search_sorted(pl.Series([batch["row"][0], batch["row"][-1] + 1]))
+            mine = rows.slice(int(low), int(high) - int(low))
+            yield batch[mine - batch["row"][0]]
 
     return details
 

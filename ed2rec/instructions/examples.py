@@ -23,9 +23,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ed2rec.data.dataset import Histories
 from ed2rec.errors import DataError
+from ed2rec.instructions.neighbours import walks
 from ed2rec.instructions.templates import Wording
 
 TEXT, ITEM, USER = 0, 1, 2  # what a token stands for
+WALK = 4  # steps of a walk of the similarity task: about as long as a short history
 
 
 class IndexTokens(NamedTuple):
@@ -152,6 +154,8 @@ class ExamplePlan:
     max_history   items shown before a target at most
     user_dropout  how often the user is shown as unknown
     dense         windows with every position supervised; False: one example per prefix
+    neighbours    (K, n) items near each item by text; None leaves the similarity task out
+    walks         walks of that task per item of the catalogue and epoch
     """
 
     histories: Histories
@@ -161,9 +165,11 @@ class ExamplePlan:
     max_history: int = 20
     user_dropout: float = 0.3
     dense: bool = True
+    neighbours: np.ndarray | None = None
+    walks: float = 0.0
 
     def draw(self, random: np.random.Generator) -> list[Example]:
-        """One epoch: every target once (dense), or every prefix once."""
+        """One epoch: every target once (dense), or every prefix once; and the walks of the similarity task."""
         examples: list[Example] = []
         for user in range(len(self.histories)):
             items = self.histories[user]
@@ -177,7 +183,22 @@ class ExamplePlan:
                     shown, reads = -1, 0
                 wording = int(random.integers(len(self.wordings)))
                 examples.append(Example(shown, items[start:stop], max(first, reads) - start, wording))
-        return examples
+        return examples + self._similar(random)
+
+    def _similar(self, random: np.random.Generator) -> list[Example]:
+        """Walks through neighbouring texts, shown as histories of an unknown user."""
+        if self.neighbours is None:
+            return []
+        starts = np.flatnonzero(self.neighbours[:, 0] >= 0)
+        whole, part = divmod(self.walks * len(starts), max(1, len(starts)))
+        chosen = np.concatenate([np.tile(starts, int(whole)), random.permutation(starts)[: round(part)]])
+        made = walks(self.neighbours, chosen, WALK, random)
+        kinds = random.integers(len(self.wordings), size=len(made))
+        return [
+            Example(-1, walk, 1 if self.dense else len(walk) - 1, int(kind))
+            for walk, kind in zip(made, kinds, strict=True)
+            if len(walk) > 1
+        ]
 
     def _windows(self, length: int, random: np.random.Generator) -> list[tuple[int, int, int]]:
         """(start, first target, stop): neighbours share one item, which is a target once and context once."""

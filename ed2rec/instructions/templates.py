@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from ed2rec.errors import ConfigError
 
-SEQUENTIAL = (
-    "Recommend the next item to user {user} who chose, in this order: {history}",
-    "You are an expert in sequential recommendation. Continue the history of user {user}: {history}",
-    "The items that user {user} has taken so far, oldest first, and what comes next: {history}",
-    "Given who {user} is and what was bought before, predict the following purchase. {history}",
+SEQUENTIAL = (  # short: in a packed row of short histories, words cost as much as items
+    "Recommend to user {user}: {history}",
+    "User {user} chose, in this order: {history}",
+    "What comes next for {user}? {history}",
+    "The history of {user} and its continuation: {history}",
 )
 QUESTION = (
     "You are an expert in sequential recommendation. On the basis of the historical interaction sequence: {history}, "

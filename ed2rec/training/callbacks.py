@@ -30,11 +30,11 @@ class MoveIndex(TrainerCallback):
         schedule: IndexSchedule,
         margin: float,
         max_share: float,
-        limits: dict[str, int],
+        separate: bool, limit: int,
         log: Log,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
-        self.limits, self.log = limits, log
+        self.separate, self.limit, self.log = separate, limit, log
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._set(state.global_step)
@@ -60,7 +60,8 @@ class MoveIndex(TrainerCallback):
                 branch.table,
                 margin=self.margin,
                 max_share=share,
-                limit=self.limits[branch.kind],
+                separate=self.separate,
+                limit=self.limit,
             )
             self.log({"step": step, "kind": branch.kind, "churn": asdict(churn)})
 

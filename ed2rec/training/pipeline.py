@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
-from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary
+from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
@@ -31,6 +31,7 @@ from ed2rec.indexers.fitting import fit
 from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.examples import ExamplePlan, PackedBatches
+from ed2rec.instructions.neighbours import nearest
 from ed2rec.instructions.templates import SEQUENTIAL, Wording, wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
@@ -86,6 +87,8 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         max_history=settings.data.max_history,
         user_dropout=t.user_dropout,
         dense=t.dense,
+        neighbours=nearest(model.items.embeddings, known=_known(model.items)) if t.neighbours else None,
+        walks=t.neighbours,
     )
     batches = PackedBatches(
         plan, model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
@@ -106,7 +109,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         _arguments(settings, workspace, batches.steps, model),
         batches,
         [
-            MoveIndex(model, schedule, t.margin, t.max_share, {"item": SUFFIXES, "user": SUFFIXES}, history.add),
+            MoveIndex(model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add),
             Validate(model, measure, points | {batches.steps}, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
         ],
@@ -145,6 +148,8 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     vocabulary = IndexVocabulary(
         len(tokenizer), settings.indexer.items, settings.indexer.users, SUFFIXES, SUFFIXES if users else 0
     )
+    if settings.backbone.untie:
+        untie(llm)
     vocabulary.extend(tokenizer, llm, seed=settings.seed)
     raw = {"item": item_side.raw} | ({"user": both.raw[len(users) :]} if users else {})
     for kind, branch in branches.items():
@@ -168,7 +173,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     def serving_users() -> IndexTable | None:
         if serving is None or model.users is None:
             return None
-        return build(model.users.quantiser, serving.to(device), limit=SUFFIXES)
+        return build(model.users.quantiser, serving.to(device), settings.indexer.separate, SUFFIXES)
 
     return Parts(tokenizer, model, wordings(tokenizer), serving_users, facts, whitenings)
 
@@ -298,7 +303,7 @@ def _branch(
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
     known = raw.abs().sum(1) > 0
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
-    return Branch(kind, quantiser, x, teacher, build(quantiser, x, limit=SUFFIXES))
+    return Branch(kind, quantiser, x, teacher, build(quantiser, x, i.separate, SUFFIXES))
 
 
 def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, raw: np.ndarray) -> None:
@@ -314,8 +319,12 @@ def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branc
         total = torch.zeros(size, rest.shape[1]).index_add_(0, codes, rest)
         count = torch.bincount(codes, minlength=size).clamp_min(1)
         rows = total / count[:, None]
-        vocabulary.start_rows(llm, branch.kind, m, rows + 0.3 * rows.std() * torch.randn_like(rows))
+        vocabulary.start_rows(llm, branch.kind, m, rows + 0.3 * rows.std() * torch.randn_like(rows), head_NH=rows)
         rest = rest - rows[codes]
+
+
+def _known(branch: Branch) -> np.ndarray:
+    return (branch.teacher.abs().sum(1) > 0).cpu().numpy()
 
 
 def _reads(lengths: np.ndarray, settings: Settings) -> np.ndarray:

@@ -24,7 +24,7 @@ class IndexSchedule:
         warm, freeze = round(warm_share * steps), round((1 - tail_share) * steps)
         if refreshes == 0 or freeze <= warm:
             return cls(0, 0, ())
-        points = {warm + round((i + 1) * (freeze - warm) / refreshes) for i in range(refreshes)}
+        points = {warm + round((i + 1) * (freeze - warm) / refreshes) for i in range(refreshes)} - {warm}
         return cls(warm, freeze, tuple(sorted(points)))
 
     def moving(self, step: int) -> bool:

@@ -74,7 +74,7 @@ def test_histories_follow_the_interactions():
 def test_numbers_are_found_by_id_and_a_wrong_id_names_the_nearest():
     dataset = small()
     assert (dataset.user_number("ben"), dataset.item_number("y")) == (1, 1)
-    with pytest.raises(UnknownEntity, match="no user 'ana'.*'anna'"):
+    with pytest.raises(UnknownEntity, match=r"no user 'ana'.*'anna'"):
         dataset.user_number("ana")
 
 
@@ -140,7 +140,9 @@ def spoil(folder: Path, how: str) -> None:
     elif how == "other version":
         (folder / "dataset.json").write_text(json.dumps({**facts, "format_version": 99}))
     elif how == "other counts":
-        (folder / "dataset.json").write_text(json.dumps({**facts, "counts": {"users": 3, "items": 2, "interactions": 3}}))
+        (folder / "dataset.json").write_text(
+            json.dumps({**facts, "counts": {"users": 3, "items": 2, "interactions": 3}})
+        )
     elif how == "no users":
         (folder / "users.parquet").unlink()
     elif how == "cut short":

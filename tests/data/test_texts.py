@@ -102,7 +102,10 @@ def test_a_user_text_says_who_likes_what_and_what_came_last():
 def test_a_category_that_every_item_has_says_nothing():
     dataset = shop(["", ""], [0, 1])
     everywhere = dataset.items.with_columns(pl.lit("All").alias("categories"))
-    assert "Likes" not in user_texts(Dataset("d", everywhere, dataset.users, dataset.interactions, {}), np.array([2, 0]))[0]
+    assert (
+        "Likes"
+        not in user_texts(Dataset("d", everywhere, dataset.users, dataset.interactions, {}), np.array([2, 0]))[0]
+    )
 
 
 @settings(max_examples=30, deadline=None)

@@ -198,12 +198,12 @@ def test_a_label_stands_one_position_before_its_token_and_padding_says_nothing()
 # Batches by number.
 
 
-def batches_of(lengths=(9,) * 40, dense: bool = True, **options) -> PackedBatches:
+def batches_of(lengths=(9,) * 40, dense: bool = True, index=lambda: INDEX, **options) -> PackedBatches:
     generator = np.random.default_rng(0)
     lists = [generator.integers(0, len(ITEMS), length) for length in lengths]
     asked = [OPEN] if dense else [OPEN, CLOSED]
     plan = ExamplePlan(Histories.from_lists(lists), asked, dense=dense, has_users=False)
-    return PackedBatches(plan, lambda: INDEX, 2, **({"batch_tokens": 512} | options))
+    return PackedBatches(plan, index, 2, **({"batch_tokens": 512} | options))
 
 
 def segments(batch) -> list[tuple[int, ...]]:
@@ -259,20 +259,19 @@ def test_processes_share_the_rows_of_a_batch():
 
 
 def test_a_refreshed_table_shows_in_the_next_batch_and_leaves_the_rows_as_they_were():
-    """Also where it makes indices longer: a resumed run, which starts with the new table, must pack the same rows."""
-    now = [INDEX]
-    batches = batches_of()
-    batches.index = lambda: now[0]
-    before = batches[1]
+    """Also where it makes indices longer: a training that is resumed in the midst of an epoch starts with the first
+    table, reads the latest from its checkpoint, and must pack the rows of this epoch as it would without a stop."""
+    straight, resumed = [INDEX], [INDEX]
+    options = {"lengths": [*range(2, 12)] * 4, "batch_tokens": 256}
+    batches, again = (batches_of(index=lambda now=now: now[0], **options) for now in (straight, resumed))
+    step = batches.steps_per_epoch + 1
+    before = batches[step]
     moved = table_of([[1, 0], [1, 0], [0, 2], [2, 1], [1, 0]], (3, 3))
-    now[0] = INDEX._replace(items=VOCABULARY.token_ids("item", moved))
-    after = batches[1]
-    numbers = [batch.number[(batch.kind == ITEM) & (batch.level == 0)].tolist() for batch in (before, after)]
-    assert numbers[0] == numbers[1]
-    assert not equal(before, after)
-    resumed = batches_of()
-    resumed.index = lambda: now[0]
-    assert equal(resumed[batches.steps_per_epoch + 1], batches[batches.steps_per_epoch + 1])
+    straight[0] = resumed[0] = INDEX._replace(items=VOCABULARY.token_ids("item", moved))
+    after = batches[step]
+    shown = [batch.number[(batch.kind == ITEM) & (batch.level == 0)].tolist() for batch in (before, after)]
+    assert shown[0] == shown[1] and not equal(before, after)
+    assert equal(after, again[step])
 
 
 def test_a_log_in_which_nobody_has_two_items_to_learn_from_is_refused():

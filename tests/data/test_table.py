@@ -1,0 +1,75 @@
+"""CSV logs with and without the tables beside them."""
+
+import pytest
+
+from ed2rec.data.prepare import prepare
+from ed2rec.errors import DataError
+
+LOG = "timestamp,item_id,user_id,rating,comment\n" + (
+    '3,x,anna,5,"Two\nlines, quoted"\n1,y,anna,4,\n2,z,anna,,ok\n1.0,x,ben,1,\n'
+)
+
+
+def test_columns_are_found_by_name_and_numbers_stay_whole(tmp_path):
+    (tmp_path / "log.csv").write_text(LOG)
+    dataset = prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
+    assert dataset.name == "log"
+    assert dataset.interactions.select("user_id", "item_id", "timestamp").rows() == [
+        ("anna", "y", 1), ("anna", "z", 2), ("anna", "x", 3), ("ben", "x", 1),
+    ]  # fmt: skip
+    assert dataset.interactions["rating"].to_list() == [4, None, 5, 1]
+
+
+def test_fractions_of_a_second_are_kept(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na,x,1.5\na,y,1.25\n")
+    dataset = prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
+    assert dataset.interactions["timestamp"].to_list() == [1.25, 1.5]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_words_stay_with_their_interaction(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("ed2rec.data.table.ROWS_AT_ONCE", at_once)
+    rows = [f'u,i{n},{9 - n},"says, ""{n}"""' for n in range(5)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,comment\n" + "\n".join(rows))
+    log = prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0).interactions
+    assert log["item_id"].to_list() == ["i4", "i3", "i2", "i1", "i0"]
+    assert log["comment"].to_list() == ['says, "4"', 'says, "3"', 'says, "2"', "", ""]
+
+
+def test_items_and_users_beside_the_log_are_read(tmp_path):
+    (tmp_path / "interactions.csv").write_text(LOG)
+    (tmp_path / "items.csv").write_text('item_id,title,categories,price\nz,Zed,"A,B",3\nx,<i>Ex</i>,,\n')
+    (tmp_path / "users.csv").write_text("user_id,profile\nben,likes x\ncarl,absent\n")
+    dataset = prepare(tmp_path, "csv", tmp_path / "out", k_core=1)
+    assert dataset.items.select("item_id", "title", "categories").rows() == [
+        ("z", "Zed", "A,B"),
+        ("x", "Ex", ""),
+        ("y", "", ""),
+    ]
+    assert dataset.users.rows() == [("ben", "likes x"), ("anna", "")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("user,item,time\na,b,1\n", "lacks the columns user_id, item_id, timestamp; found: user, item, time"),
+        ('user_id,item_id,timestamp,comment\na,b,1,"x\ny"\na,c,noon,\n', "line 4 has the timestamp 'noon'"),
+        ("user_id,item_id,timestamp\na,b,1\na,,2\n", "line 3 has no item_id"),
+        ("user_id,item_id,timestamp\na,b,1\na\n", "line 3 has no item_id"),
+        ("user_id,item_id,timestamp\na,b,nan\n", "line 2 has the timestamp 'nan'"),
+        ("user_id,item_id,timestamp\na,b,1,2,3\n", "cannot be read"),
+        ("user_id,item_id,timestamp\n", "no interactions"),
+        ("", "is empty"),
+    ],
+)
+def test_a_wrong_log_is_told_in_one_line(tmp_path, content, said):
+    (tmp_path / "log.csv").write_text(content)
+    with pytest.raises(DataError) as told:
+        prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
+    assert said in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_log_that_is_not_text_is_told(tmp_path):
+    (tmp_path / "log.csv").write_bytes(b"user_id,item_id,timestamp\n\xff\xfe\x00,b,1\n")
+    with pytest.raises(DataError, match=r"log.csv"):
+        prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)

@@ -1,0 +1,189 @@
+"""ED² as a recommender: trained on a world with a provable answer, and written and read again."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contracts import RecommenderContract
+from small import histories_of, shop, small_settings
+
+from ed2rec.config import Settings
+from ed2rec.data.dataset import Dataset
+from ed2rec.data.splits import leave_one_out
+from ed2rec.decoding import exact_scores
+from ed2rec.errors import RunError
+from ed2rec.evaluation.ranking import evaluate
+from ed2rec.generative import GenerativeRecommender, choose_device, computing_type, load_generative
+from ed2rec.instructions.examples import prompt
+from ed2rec.instructions.templates import SEQUENTIAL
+from ed2rec.training.pipeline import Parts, build_parts, recommender, train_ed2, write
+
+LEARNS = ["training.epochs=60", "training.lr=0.01", "training.dropout=0", "training.validations=0",
+          "training.checkpoints=0", "backbone.hidden=32", "backbone.intermediate=64"]  # fmt: skip
+
+
+class TestTrainedOnColours(RecommenderContract):
+    """Users stay with one colour, so the test item is the best that a user does not have yet."""
+
+    def make(self, dataset: Dataset) -> GenerativeRecommender:
+        settings = small_settings(*LEARNS)
+        with tempfile.TemporaryDirectory() as folder:
+            trained = train_ed2(dataset, settings, Path(folder) / "workspace", False, lambda *_: None)
+            trained.write(Path(folder) / "run")
+            return load_generative(Path(folder) / "run", settings, dataset)
+
+    def test_it_finds_the_missing_item_of_every_user_s_colour(self, world, model):
+        cases = leave_one_out(world.histories).test
+        assert evaluate(model, cases, exclude_history=True).metrics["NDCG@10"] == 1
+        best = model.recommend(cases.histories, cases.users, 6)
+        assert (best.items % 3 == (cases.users % 3)[:, None]).mean() > 0.85
+
+    def test_it_finds_it_for_users_that_it_does_not_know(self, world, model):
+        cases = leave_one_out(world.histories).test
+        best = model.recommend(cases.histories, None, 6)
+        assert (best.items % 3 == (cases.users % 3)[:, None]).mean() > 0.7
+
+
+# Written and read again. Training adds nothing to these questions, so the parts are as they are before it.
+
+
+@dataclass(frozen=True)
+class Written:
+    dataset: Dataset
+    settings: Settings
+    parts: Parts
+    folder: Path
+
+    @property
+    def before(self) -> GenerativeRecommender:
+        return recommender(self.parts, self.settings)
+
+    def after(self) -> GenerativeRecommender:
+        return load_generative(self.folder, self.settings, self.dataset)
+
+
+def written(folder: Path, *overrides: str) -> Written:
+    dataset, settings = shop(), small_settings(*overrides)
+    parts = build_parts(dataset, settings, lambda *_: None)
+    write(folder, dataset, parts)
+    return Written(dataset, settings, parts, folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Written:
+    return written(tmp_path_factory.mktemp("run") / "ed2")
+
+
+@pytest.mark.parametrize("overrides", [(), ("indexer.users=[]",), ("decoding.normalise=vocabulary",)])
+def test_a_written_model_recommends_what_it_recommended_before(overrides, tmp_path):
+    here = written(tmp_path / "run", *overrides)
+    cases = leave_one_out(here.dataset.histories).test
+    before, after = (model.recommend(cases.histories, cases.users, 10) for model in (here.before, here.after()))
+    np.testing.assert_array_equal(after.items, before.items)
+    np.testing.assert_array_equal(after.scores, before.scores)
+    assert (tmp_path / "run" / "index" / "users.parquet").exists() == ("indexer.users=[]" not in overrides)
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+def exact(model: GenerativeRecommender, run: Written, history: list[int], user: int) -> np.ndarray:
+    asked = prompt(np.array(history), user, model.asked[0], model.index)
+    vocabulary, llm = model.decoder.vocabulary, model.decoder.llm
+    return exact_scores(llm, vocabulary, run.parts.model.items.table, [asked])[0]
+
+
+@pytest.mark.parametrize("user", [-1, 4])
+def test_the_scores_are_the_log_probabilities_of_the_indices_after_the_prompt(user, run):
+    model, history = run.after(), [3, 9, 1]
+    best = model.recommend(histories_of(history), np.array([user]), 15)
+    scores = exact(model, run, history, user)
+    np.testing.assert_array_equal(best.items[0], np.argsort(-scores, kind="stable"))
+    np.testing.assert_allclose(best.scores[0], np.sort(scores)[::-1], atol=1e-4)
+
+
+def test_every_recommendation_is_an_item_of_the_catalogue_and_appears_once(run):
+    model = run.after()
+    histories = histories_of(*[[n % 15, n % 7, n % 4] for n in range(40)], [])
+    best = model.recommend(histories, np.arange(41) % 31 - 1, 12)
+    assert ((best.items >= 0) & (best.items < 15)).all()
+    assert all(len(set(row)) == 12 for row in best.items.tolist())
+
+
+def test_an_index_that_no_item_has_cannot_come_out_even_where_the_model_insists(run):
+    """The head gets a bias that makes one index almost certain, and it is an index that no item has."""
+    model = run.after()
+    table = run.parts.model.items.table
+    free = next(codes for codes in np.ndindex(*table.sizes) if not (table.codes == codes).all(1).any())
+    head = model.decoder.llm.get_output_embeddings()
+    bent = torch.nn.Linear(head.in_features, head.out_features)
+    with torch.no_grad():
+        bent.weight.copy_(head.weight)
+        bent.bias.zero_()
+        for level, code in enumerate(free):
+            bent.bias[model.decoder.vocabulary.slice_of("item", level).start + code] = 50.0
+    model.decoder.llm.set_output_embeddings(bent)
+    best = model.recommend(histories_of([1, 2]), None, 15)
+    assert sorted(best.items[0].tolist()) == list(range(15))
+
+
+def test_k_may_exceed_the_beam_and_the_catalogue(run):
+    model = run.after()
+    model.beam = 2
+    best = model.recommend(histories_of([3, 9, 1]), np.array([4]), 20)
+    scores = exact(model, run, [3, 9, 1], 4)
+    np.testing.assert_array_equal(best.items[0], [*np.argsort(-scores, kind="stable"), *[-1] * 5])
+    assert np.isneginf(best.scores[0, 15:]).all()
+
+
+def test_users_without_a_number_are_asked_about_as_unknown(run):
+    model, histories = run.after(), histories_of([3, 9, 1], [5])
+    nobody, unknown, known = (
+        model.recommend(histories, users, 5) for users in (None, np.array([-1, -1]), np.array([4, 8]))
+    )
+    np.testing.assert_array_equal(nobody.scores, unknown.scores)
+    assert (known.scores != unknown.scores).any()
+
+
+def test_only_the_latest_items_are_shown(run):
+    model = run.after()
+    long, short = ([7, 8, 3, 9, 1, 2, 0], [3, 9, 1, 2, 0])
+    best = model.recommend(histories_of(long, short), None, 5)
+    np.testing.assert_array_equal(best.items[0], best.items[1])
+    np.testing.assert_allclose(best.scores[0], best.scores[1], atol=1e-5)
+
+
+def test_it_can_ask_in_every_wording_that_it_was_trained_with(run):
+    model, histories = run.after(), histories_of([3, 9, 1], [5, 2])
+    assert model.wordings == list(SEQUENTIAL)
+    answers = [model.worded(number).recommend(histories, None, 5) for number in range(len(SEQUENTIAL))]
+    np.testing.assert_array_equal(answers[0].scores, model.recommend(histories, None, 5).scores)
+    assert len({answer.scores.tobytes() for answer in answers}) == len(SEQUENTIAL)
+    assert model.worded(2).wordings == [SEQUENTIAL[2]] and model.wordings == list(SEQUENTIAL), "a view, not a change"
+    with pytest.raises(IndexError):
+        model.worded(len(SEQUENTIAL))
+
+
+@pytest.mark.parametrize("missing", ["index/items.parquet", "index/users.parquet"])
+def test_a_table_that_is_missing_or_of_other_items_gets_one_line(missing, tmp_path):
+    here = written(tmp_path / "run")
+    (here.folder / missing).unlink()
+    with pytest.raises(RunError, match="is not an index table") as error:
+        here.after()
+    assert "\n" not in str(error.value)
+
+
+def test_tables_come_back_in_the_order_of_the_dataset(run):
+    """The run names items by id; a dataset that numbers them otherwise gets them by its own numbers."""
+    order = np.random.default_rng(0).permutation(15)
+    other = Dataset("shop", run.dataset.items[order.tolist()], run.dataset.users, run.dataset.interactions, {})
+    model = load_generative(run.folder, run.settings, other)
+    np.testing.assert_array_equal(model.index.items, run.after().index.items[order])
+
+
+def test_numbers_are_computed_in_what_the_settings_say():
+    cpu = torch.device("cpu")
+    assert computing_type(True, cpu) is torch.bfloat16 and computing_type(False, cpu) is None
+    assert computing_type("auto", cpu) in (None, torch.bfloat16)
+    assert choose_device("cpu") == cpu and isinstance(choose_device("auto"), torch.device)
