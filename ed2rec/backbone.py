@@ -4,7 +4,9 @@ Shape letters: V vocabulary, H LLM width.
 """
 
 import json
+import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +26,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    logging,
 )
 
 from ed2rec.errors import BackboneError
@@ -111,6 +114,7 @@ def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedToken
     layers: keep only the first so many. Weights are float32. BackboneError where it cannot be loaded or is no
     causal LM with a fast tokenizer.
     """
+    quiet_libraries()
     folder = Path(name).expanduser()
     source: dict[str, Any] = {}
     if folder.is_dir():
@@ -155,6 +159,29 @@ def untie(llm: PreTrainedModel) -> PreTrainedModel:
         head.weight = nn.Parameter(embedding.weight.detach().clone())
         llm.config.tie_word_embeddings = False
     return llm
+
+
+def add_lora(llm: PreTrainedModel, rank: int) -> Any:
+    """Freeze the LLM and put LoRA adapters on all its linear layers: alpha = 4 · rank (LC-Rec's ratio), dropout 0.05."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=4 * rank, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(llm, config)
+
+
+def merge_lora(llm: Any) -> PreTrainedModel:
+    """A plain LLM with the adapters added to its weights, in place; an LLM without adapters as it is."""
+    return llm.merge_and_unload() if hasattr(llm, "merge_and_unload") else llm
+
+
+def quiet_libraries() -> None:
+    """Progress bars and warnings of the libraries do not belong into our output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
 
 
 def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:

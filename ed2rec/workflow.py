@@ -59,6 +59,7 @@ def train(
     """Train `settings.model` on the training part of a dataset folder and save the run."""
     if settings.model not in MODELS:
         raise ConfigError(f"no model {settings.model!r}; there are: {', '.join(MODELS)}")
+    dataset_folder, out = Path(dataset_folder), Path(out)
     runs.check_target(out)
     dataset = Dataset.load(dataset_folder)
     workspace = runs.workspace(out)

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from worlds import WORDS, tiny_llm, word_tokenizer
 
+from ed2rec.backbone import add_lora
 from ed2rec.config import Settings, resolve
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.indexers.contract import IndexTable
@@ -41,13 +42,16 @@ class World:
 
 
 def joint_world(
-    users: bool = True, llm: str = "llama", separate: bool = False, seed: int = 0, **options: object
+    users: bool = True, llm: str = "llama", separate: bool = False, lora: int = 0, seed: int = 0, **options: object
 ) -> World:
-    """options: of JointModel. separate: no collisions."""
+    """options: of JointModel. separate: no collisions. lora: rank of the adapters; all else but index rows is frozen."""
     tokenizer = word_tokenizer()
     asked = [Wording.of(text, tokenizer) for text in (ASKED, QUESTION)]
     vocabulary = IndexVocabulary(len(WORDS), SIZES, SIZES if users else (), SUFFIXES, SUFFIXES if users else 0)
     model = tiny_llm(llm, len(WORDS) + len(vocabulary), seed=seed)
+    if lora:
+        model = add_lora(model, lora)
+        vocabulary.train_rows(model)
     regulator = options.pop("regulator", Regulator())
     branches = {"item": branch("item", 15, model.config.hidden_size, separate, seed)}
     if users:

@@ -23,7 +23,16 @@ from transformers import (
 )
 from worlds import tiny_gpt2, tiny_llama
 
-from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, prune_vocabulary
+from ed2rec.backbone import (
+    add_lora,
+    build_tiny,
+    corpus_rows,
+    cut_layers,
+    load_backbone,
+    merge_lora,
+    prune_vocabulary,
+    untie,
+)
 from ed2rec.errors import BackboneError
 
 FRUIT = ["ripe apple and pear", "sweet pear and plum", "juicy plum, ripe apple", "sweet apple; juicy pear", "ripe plum"]
@@ -159,6 +168,42 @@ def test_what_is_no_causal_language_model_gets_one_line(what, tiny_folder, tmp_p
         load_backbone(str(folder))
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
     assert "choose a" in str(error.value) or "give tiny, a folder" in str(error.value)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_untying_gives_the_head_a_copy_and_changes_no_logit(tied, tmp_path):
+    llm = tiny_llama(tied=tied)
+    tokens = torch.tensor([[3, 4, 5]])
+    before = llm(tokens).logits
+    llm = untie(llm)
+    assert torch.equal(llm(tokens).logits, before)
+    head, embedding = llm.get_output_embeddings(), llm.get_input_embeddings()
+    assert head.weight is not embedding.weight and head.weight.requires_grad
+    with torch.no_grad():
+        head.weight += 1.0
+    llm.save_pretrained(tmp_path)
+    again = type(llm).from_pretrained(tmp_path)
+    assert torch.equal(again.get_output_embeddings().weight, head.weight)
+    assert torch.equal(again.get_input_embeddings().weight, embedding.weight)
+
+
+def test_adapters_start_as_nothing_and_are_merged_as_what_they_became():
+    llm = tiny_llama()
+    tokens = torch.tensor([[3, 4, 5]])
+    before = llm(tokens).logits
+    adapted = add_lora(llm, 2).eval()
+    torch.testing.assert_close(adapted(tokens).logits, before)
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        assert weight.requires_grad == ("lora_" in name)
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    after = adapted(tokens).logits
+    assert not torch.allclose(after, before, atol=1e-2)
+    merged = merge_lora(adapted)
+    assert type(merged) is type(tiny_llama()) and not [name for name in merged.state_dict() if "lora" in name]
+    torch.testing.assert_close(merged(tokens).logits, after, rtol=1e-4, atol=1e-4)
+    assert merge_lora(merged) is merged
 
 
 # Pruning a byte-level BPE tokenizer and its model.

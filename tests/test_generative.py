@@ -77,7 +77,17 @@ def run(tmp_path_factory) -> Written:
     return written(tmp_path_factory.mktemp("run") / "ed2")
 
 
-@pytest.mark.parametrize("overrides", [(), ("indexer.users=[]",), ("decoding.normalise=vocabulary",)])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("indexer.users=[]",),
+        ("decoding.normalise=vocabulary",),
+        ("backbone.untie=false",),
+        ("training.instruction=question", "training.dense=false"),
+    ],
+    ids=" ".join,
+)
 def test_a_written_model_recommends_what_it_recommended_before(overrides, tmp_path):
     here = written(tmp_path / "run", *overrides)
     cases = leave_one_out(here.dataset.histories).test
@@ -86,6 +96,21 @@ def test_a_written_model_recommends_what_it_recommended_before(overrides, tmp_pa
     np.testing.assert_array_equal(after.scores, before.scores)
     assert (tmp_path / "run" / "index" / "users.parquet").exists() == ("indexer.users=[]" not in overrides)
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+def test_adapters_are_part_of_the_weights_of_a_written_model(tmp_path):
+    dataset, settings = shop(), small_settings("backbone.lora_rank=2")
+    parts = build_parts(dataset, settings, lambda *_: None)
+    torch.manual_seed(1)
+    for name, weight in parts.model.llm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    cases = leave_one_out(dataset.histories).test
+    before = recommender(parts, settings).recommend(cases.histories, cases.users, 10)
+    write(tmp_path / "run", dataset, parts)
+    after = load_generative(tmp_path / "run", settings, dataset).recommend(cases.histories, cases.users, 10)
+    np.testing.assert_allclose(after.scores, before.scores, atol=1e-4)
+    assert not list((tmp_path / "run").rglob("adapter*"))
 
 
 def exact(model: GenerativeRecommender, run: Written, history: list[int], user: int) -> np.ndarray:

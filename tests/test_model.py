@@ -84,9 +84,7 @@ def test_a_later_item_changes_nothing_before_it():
     world = joint_world(separate=True)
     one, other = (world.batch([example([3, 4, 5, last], user=1)]) for last in (6, 7))
     changed = torch.nonzero(one.input_ids[0] != other.input_ids[0])[0].item()
-    torch.testing.assert_close(
-        states(world, one)[0, :changed], states(world, other)[0, :changed], rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(states(world, one)[0, :changed], states(world, other)[0, :changed], rtol=1e-5, atol=1e-5)
     assert changed >= one.input_ids.shape[1] - 3
 
 

@@ -30,7 +30,8 @@ class MoveIndex(TrainerCallback):
         schedule: IndexSchedule,
         margin: float,
         max_share: float,
-        separate: bool, limit: int,
+        separate: bool,
+        limit: int,
         log: Log,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share

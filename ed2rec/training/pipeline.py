@@ -1,12 +1,11 @@
 """From a dataset to a trained ED²: the stages of the paper in order (§2.2), each with what it hands on.
 
-    texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tables → vocabulary (Eq. 6)
-          → joint training (Eq. 11)
+texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tables → vocabulary (Eq. 6)
+      → joint training (Eq. 11)
 """
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from transformers import logging as transformers_logging
 
-from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
+from ed2rec.backbone import add_lora, build_tiny, load_backbone, merge_lora, prune_vocabulary, quiet_libraries, untie
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
 from ed2rec.encoding import Whitening, encode_texts
+from ed2rec.errors import ConfigError, RunError
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, choose_device, computing_type
 from ed2rec.indexers.contract import IndexTable
@@ -32,7 +31,7 @@ from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.examples import ExamplePlan, PackedBatches
 from ed2rec.instructions.neighbours import nearest
-from ed2rec.instructions.templates import SEQUENTIAL, Wording, wordings
+from ed2rec.instructions.templates import QUESTION, SEQUENTIAL, Wording, wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
 from ed2rec.runs import Trained
@@ -70,15 +69,14 @@ class Parts:
 
 def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> Trained:
     """Train on the training part of the dataset. workspace: folder of checkpoints; kept until the run is written."""
-    quiet()
-    if not resume:
-        shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir(parents=True, exist_ok=True)
-    checkpoint = last_checkpoint(workspace) if resume else None
+    quiet_libraries()
+    checkpoint = _prepare(workspace, settings, resume)
     torch.manual_seed(settings.seed)
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
     parts = build_parts(dataset, settings, progress)
     model, t = parts.model, settings.training
+    if t.dense and t.instruction == "question":
+        raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
     plan = ExamplePlan(
         split.train,
         parts.asked,
@@ -101,8 +99,8 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     def measure() -> dict[str, float]:
         return evaluate(recommender(parts, settings), cases, k=10).metrics
 
-    points = {round(batches.steps * (i + 1) / t.validations) for i in range(t.validations)}
-    final = schedule.freeze + 1 if schedule.refreshes else 0
+    points = {round(batches.steps * (i + 1) / t.validations) for i in range(t.validations)} | {batches.steps}
+    final = round((1 - t.frozen_tail) * batches.steps)  # the same for a static index, so that both choose alike
     before = [entry["valid"]["NDCG@10"] for entry in history.entries if "valid" in entry and entry["step"] >= final]
     trainer = JointTrainer(
         model,
@@ -110,13 +108,32 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         batches,
         [
             MoveIndex(model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add),
-            Validate(model, measure, points | {batches.steps}, workspace, history.add, final, max(before, default=-1.0)),
+            Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
         ],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
+
+
+def _prepare(workspace: Path, settings: Settings, resume: bool) -> Path | None:
+    """An empty workspace that knows its settings, or the checkpoint to go on from."""
+    record = workspace / "settings.yaml"
+    if not resume:
+        shutil.rmtree(workspace, ignore_errors=True)
+        workspace.mkdir(parents=True)
+        record.write_text(settings.to_yaml())
+        return None
+    checkpoint = last_checkpoint(workspace)
+    if record.exists() and record.read_text() != settings.to_yaml():
+        old, new = record.read_text().splitlines(), settings.to_yaml().splitlines()
+        was, now = next((pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]), ("", ""))
+        raise RunError(
+            f"the interrupted training had other settings ({was.strip()!r}, now {now.strip()!r}): "
+            "resume with the same ones, or train without --resume"
+        )
+    return checkpoint
 
 
 def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Parts:
@@ -130,7 +147,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         users = user_texts(dataset, split.train.lengths, settings.data.max_characters)
         early = user_texts(dataset, _reads(split.train.lengths, settings), settings.data.max_characters)
     progress("backbone", 0, 1, settings.backbone.name)
-    tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL])
+    tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL, *QUESTION])
     llm.to(device)  # type: ignore[arg-type]
     item_side = _encode(items, llm, tokenizer, settings, "items", progress)
     facts: dict[str, Any] = {"items without text": item_side.without_text}
@@ -154,6 +171,9 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     raw = {"item": item_side.raw} | ({"user": both.raw[len(users) :]} if users else {})
     for kind, branch in branches.items():
         _start_rows(llm, vocabulary, branch, raw[kind])
+    if settings.backbone.lora_rank:
+        llm = add_lora(llm, settings.backbone.lora_rank)
+        vocabulary.train_rows(llm)
     r, t = settings.regulator, settings.training
     model = JointModel(
         llm,
@@ -175,7 +195,8 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
             return None
         return build(model.users.quantiser, serving.to(device), settings.indexer.separate, SUFFIXES)
 
-    return Parts(tokenizer, model, wordings(tokenizer), serving_users, facts, whitenings)
+    asked = wordings(tokenizer, SEQUENTIAL if t.instruction == "open" else QUESTION)
+    return Parts(tokenizer, model, asked, serving_users, facts, whitenings)
 
 
 def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
@@ -198,7 +219,7 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
     """The model's part of a run folder."""
     model = parts.model
     (folder / "index").mkdir(parents=True)
-    model.llm.save_pretrained(folder / "model")
+    merge_lora(model.llm).save_pretrained(folder / "model")
     parts.tokenizer.save_pretrained(folder / "model")
     model.items.table.save(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
     users = parts.serving_users()
@@ -210,14 +231,6 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
         state |= {f"{branch.kind}.quantiser.{name}": weight for name, weight in branch.quantiser.state_dict().items()}
         state |= {f"{branch.kind}.whitening.{name}": value for name, value in whitening._asdict().items()}
     save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "indexer.safetensors")
-
-
-def quiet() -> None:
-    """Progress and warnings of the libraries do not belong into our output."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
 
 
 def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:

@@ -35,9 +35,7 @@ OPEN, CLOSED = (Wording.of(text, TOKENIZER) for text in (ASKED, QUESTION))
 ITEMS = table_of([[0, 1], [2, 0], [1, 1], [0, 1], [2, 2]], (3, 3))
 USERS = table_of([[1], [0], [2], [1]], (3,))
 VOCABULARY = IndexVocabulary(len(WORDS), (3, 3), (3,), 4, 4)
-INDEX = IndexTokens(
-    VOCABULARY.token_ids("item", ITEMS), VOCABULARY.token_ids("user", USERS), VOCABULARY.unknown_user
-)
+INDEX = IndexTokens(VOCABULARY.token_ids("item", ITEMS), VOCABULARY.token_ids("user", USERS), VOCABULARY.unknown_user)
 NAMES = dict(enumerate([*WORDS, *VOCABULARY.tokens()]))
 
 

@@ -71,12 +71,11 @@ def train(
     """Twelve steps; returns what there was after each, and the log."""
     log: list[dict[str, Any]] = []
     watch = Watch(world)
-    limits = {"item": SUFFIXES, "user": SUFFIXES}
     arguments = JointArguments(
         output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=1, learning_rate=1e-2, index_lr=0.1,
         save_strategy="no", use_cpu=True, logging_steps=1, seed=0,
     )  # fmt: skip
-    move = MoveIndex(world.model, schedule, margin, max_share, limits, log.append)
+    move = MoveIndex(world.model, schedule, margin, max_share, True, SUFFIXES, log.append)
     trainer = JointTrainer(world.model, arguments, batches_of(world), [move, watch, *more])
     trainer.train()
     log += [{"log": entry} for entry in trainer.state.log_history]
@@ -98,6 +97,21 @@ def test_every_parameter_moves_in_its_time_and_only_then(llm, tmp_path):
     assert moved(watch.weights[MOVING.warm], watch.weights[MOVING.freeze]) == everything
     assert not moved(watch.weights[MOVING.freeze], watch.weights[-1]) & generators
     assert moved(watch.weights[MOVING.freeze], watch.weights[-1]) == everything - generators
+
+
+@pytest.mark.parametrize("llm", ["llama", "llama-tied"])
+def test_under_lora_only_adapters_index_rows_and_generators_move(llm, tmp_path):
+    world = joint_world(llm=llm, lora=2)
+    watch, _ = train(world, MOVING, tmp_path)
+    before, after = watch.weights[0], watch.weights[-1]
+    matrices = {name for name in before if "embed_tokens" in name or "lm_head" in name}
+    expected = {name for name in before if "lora_" in name or not name.startswith("llm.")} | matrices
+    assert moved(before, after) == expected
+    assert matrices and len(matrices) == (1 if llm == "llama-tied" else 2)
+    index = world.model.vocabulary.index_slice
+    for name in matrices:
+        rows = (before[name] != after[name]).any(1)
+        assert not rows[: index.start].any() and rows[world.model.vocabulary.slice_of("item", 0)].all()
 
 
 def test_with_a_static_index_the_llm_moves_and_the_generators_do_not(tmp_path):

@@ -1,0 +1,187 @@
+"""Nothing of a validation or test interaction reaches what is trained: neither its texts nor its item.
+
+Twice: marks that occur only in held-out interactions are looked for wherever training reads, and a training on a log
+with other held-out interactions must end in the very same weights and tables, to the last bit.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from small import shop, small_settings
+
+from ed2rec.data.dataset import Dataset
+from ed2rec.data.splits import leave_one_out
+from ed2rec.instructions.examples import ITEM, USER, Batch
+from ed2rec.training import pipeline
+from ed2rec.training.joint import JointTrainer
+from ed2rec.training.pipeline import build_parts, train_ed2
+
+MARK = "zzsecret"
+GHOSTS = 3  # items that occur in held-out interactions alone
+QUICK = ["training.epochs=2", "training.neighbours=0"]
+
+
+def held_out(dataset: Dataset) -> np.ndarray:
+    """Rows of the log that are somebody's last or last but one."""
+    ends = dataset.histories.offsets[1:]
+    return np.sort(np.concatenate([ends - 1, ends - 2]))
+
+
+def marked(seed: int = 0) -> Dataset:
+    """A shop in which every held-out interaction has marked texts, and most of them a marked item."""
+    dataset = shop(seed=seed)
+    known = len(dataset.items)
+    names = {"item_id": f"i-{MARK}", "title": f"{MARK} title", "description": f"{MARK} words", "brand": f"{MARK} brand"}
+    names["categories"] = f"{MARK}, fruit"
+    ghosts = pl.DataFrame([{**names, "item_id": f"i-{MARK}-{n}"} for n in range(GHOSTS)])
+    ghosts = ghosts.select(dataset.items.columns)
+    log, rows = dataset.interactions, held_out(dataset)
+    item, comment, query = log["item"].to_numpy().copy(), [""] * len(log), ["want"] * len(log)
+    summary = log["summary"].to_list()
+    for n, row in enumerate(rows):
+        item[row] = known + n % GHOSTS
+        summary[row] = comment[row] = query[row] = f"{MARK} {n}"
+    items = pl.concat([dataset.items, ghosts])
+    log = log.with_columns(
+        item=pl.Series(item, dtype=pl.UInt32), item_id=pl.Series(items["item_id"].to_list()).gather(item),
+        summary=pl.Series(summary), comment=pl.Series(comment), query=pl.Series(query),
+    )  # fmt: skip
+    return replace(dataset, items=items, interactions=log)
+
+
+class Listener:
+    """Every text that is encoded, and every batch that is trained on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.texts: list[list[str]] = []
+        self.batches: list[Batch] = []
+        encode, loss = pipeline.encode_texts, JointTrainer.compute_loss
+
+        def listen(llm: Any, tokenizer: Any, texts: list[str], **options: Any) -> np.ndarray:
+            self.texts.append(list(texts))
+            return encode(llm, tokenizer, texts, **options)
+
+        def watch(trainer: Any, model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> Any:
+            self.batches.append(Batch(**inputs))
+            return loss(trainer, model, inputs, **options)
+
+        monkeypatch.setattr(pipeline, "encode_texts", listen)
+        monkeypatch.setattr(JointTrainer, "compute_loss", watch)
+
+    def entities(self, kind: int) -> Iterator[int]:
+        for batch in self.batches:
+            yield from batch.number[batch.kind == kind].tolist()
+
+
+@pytest.mark.parametrize("reads", ["half", "all"])
+@pytest.mark.parametrize("dense", ["true", "false"])
+def test_no_mark_of_a_held_out_interaction_reaches_what_is_trained(reads, dense, tmp_path, monkeypatch):
+    dataset = marked()
+    listener = Listener(monkeypatch)
+    overrides = (f"indexer.user_reads={reads}", f"training.dense={dense}")
+    trained = train_ed2(dataset, small_settings(*QUICK, *overrides), tmp_path / "workspace", False, lambda *_: None)
+
+    items, *users = listener.texts
+    assert sum(MARK in text for text in items) == GHOSTS, "the catalogue is known, also what nobody has taken yet"
+    assert users and all(len(texts) >= len(dataset.users) for texts in users)
+    assert not [text for texts in users for text in texts if MARK in text]
+    assert any("Says" in text and "want" in text for texts in users for text in texts), "there is something to mark"
+
+    training = leave_one_out(dataset.histories).train
+    shown = set(listener.entities(ITEM))
+    assert shown == set(training.flat.tolist()) and max(shown) < len(dataset.items) - GHOSTS
+    assert set(listener.entities(USER)) <= set(range(len(dataset.users)))
+    trained.write(tmp_path / "run")
+
+
+def test_every_sequence_that_is_trained_on_is_part_of_somebody_s_training_history(tmp_path, monkeypatch):
+    dataset = marked()
+    listener = Listener(monkeypatch)
+    train_ed2(dataset, small_settings(*QUICK), tmp_path / "workspace", False, lambda *_: None)
+    training = leave_one_out(dataset.histories).train
+    allowed = {tuple(row.tolist()) for row in map(training.__getitem__, range(len(training)))}
+    seen = set()
+    for batch in listener.batches:
+        starts = (batch.kind == ITEM) & (batch.level == 0)
+        for segment, number, first in zip(batch.segment, batch.number, starts, strict=True):
+            for example in range(1, int(segment.max()) + 1):
+                seen.add(tuple(number[first & (segment == example)].tolist()))
+    assert seen <= {row[a:b] for row in allowed for a in range(len(row)) for b in range(a, len(row) + 1)}
+
+
+def test_the_user_index_of_training_says_nothing_of_the_targets_beside_it(tmp_path, monkeypatch):
+    """`user_reads=half`: texts that the training index is made from stop where the supervised items begin."""
+    dataset = shop()
+    log = dataset.interactions
+    position = np.arange(len(log)) - dataset.histories.offsets[log["user"].to_numpy()]
+    half = (leave_one_out(dataset.histories).train.lengths + 1) // 2
+    late = position >= half[log["user"].to_numpy()]
+    text = [f"{MARK} late" if flag else text for flag, text in zip(late, log["summary"], strict=True)]
+    dataset = replace(dataset, interactions=log.with_columns(summary=pl.Series(text)))
+    listener = Listener(monkeypatch)
+    train_ed2(dataset, small_settings(*QUICK), tmp_path / "workspace", False, lambda *_: None)
+    count = len(dataset.users)
+    (serving_and_training,) = listener.texts[1:]
+    serving, training = serving_and_training[:count], serving_and_training[count:]
+    assert len(training) == count and any(MARK in text for text in serving)
+    assert not any(MARK in text for text in training)
+    for batch in listener.batches:
+        for r, t in torch.nonzero(batch.kind == USER).tolist():
+            user, own = int(batch.number[r, t]), batch.segment[r] == batch.segment[r, t]
+            asked = torch.nonzero(own & (batch.label_level[r] == 0)).flatten() + 1
+            late_items = dataset.histories[user][half[user] :].tolist()
+            assert set(batch.number[r, asked].tolist()) <= set(late_items)
+
+
+def changed(dataset: Dataset, which: int) -> Dataset:
+    """Other held-out interactions: other items, texts and times. which: 1 the test item, 2 the validation item."""
+    rows = np.sort(dataset.histories.offsets[1:] - which)
+    log = dataset.interactions
+    item, time = log["item"].to_numpy().copy(), log["timestamp"].to_numpy().copy()
+    summary = log["summary"].to_list()
+    for row in rows:
+        item[row], time[row], summary[row] = (item[row] + 4) % len(dataset.items), time[row] * 3 + 10**6, "plum piano"
+    ids = dataset.items["item_id"].gather(item)
+    log = log.with_columns(item=pl.Series(item, dtype=pl.UInt32), item_id=ids, timestamp=pl.Series(time),
+                           summary=pl.Series(summary))  # fmt: skip
+    assert (log["item"] != dataset.interactions["item"]).sum() == len(rows)
+    return replace(dataset, interactions=log)
+
+
+def everything(dataset: Dataset, folder: Path, *overrides: str) -> dict[str, Any]:
+    """The files of the run, and what was measured on the way."""
+    trained = train_ed2(dataset, small_settings("training.epochs=2", *overrides), folder / "w", False, lambda *_: None)
+    trained.write(folder / "run")
+    files = {path.name: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
+    return files | {"history": trained.metrics["history"]}
+
+
+@pytest.mark.parametrize(("which", "validations"), [(1, 3), (2, 0)], ids=["test items", "validation items"])
+def test_other_held_out_interactions_train_the_same_model_to_the_last_bit(which, validations, tmp_path):
+    """Validation items may choose between states (validations > 0), test items not even that."""
+    dataset, setting = shop(), f"training.validations={validations}"
+    first = everything(dataset, tmp_path / "first", setting)
+    second = everything(changed(dataset, which), tmp_path / "second", setting)
+    assert {"model.safetensors", "indexer.safetensors", "items.parquet", "users.parquet"} <= first.keys()
+    if which == 2:  # validation figures may differ, and only they
+        first["history"], second["history"] = (
+            [entry for entry in run["history"] if "valid" not in entry] for run in (first, second)
+        )
+    assert first == second
+
+
+def test_what_recommends_a_user_s_test_item_was_made_from_training_interactions(monkeypatch):
+    """The users' table for serving is made from all training interactions, and from nothing after them."""
+    tables = [
+        build_parts(data, small_settings(), lambda *_: None).serving_users()
+        for data in (shop(), changed(changed(shop(), 1), 2))
+    ]
+    assert tables[0] is not None and tables[1] is not None
+    np.testing.assert_array_equal(tables[0].codes, tables[1].codes)
+    np.testing.assert_array_equal(tables[0].suffix, tables[1].suffix)
