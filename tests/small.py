@@ -44,7 +44,7 @@ class World:
 def joint_world(
     users: bool = True, llm: str = "llama", separate: bool = False, lora: int = 0, seed: int = 0, **options: object
 ) -> World:
-    """options: of JointModel. separate: no collisions. lora: rank of the adapters; all else but index rows is frozen."""
+    """options: of JointModel. separate: no collisions. lora: rank of adapters beside which only index rows learn."""
     tokenizer = word_tokenizer()
     asked = [Wording.of(text, tokenizer) for text in (ASKED, QUESTION)]
     vocabulary = IndexVocabulary(len(WORDS), SIZES, SIZES if users else (), SUFFIXES, SUFFIXES if users else 0)

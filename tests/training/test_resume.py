@@ -152,6 +152,23 @@ def test_the_best_state_of_before_the_stop_stays_the_best(tmp_path, monkeypatch)
     assert_same(result(train(tmp_path / "workspace", True, lambda step: None, often), tmp_path / "run"), expected)
 
 
+def test_adapters_go_on_too(tmp_path):
+    lora = "backbone.lora_rank=2"
+    expected = result(train(tmp_path / "straight", False, lambda step: None, lora), tmp_path / "expected")
+    with pytest.raises(Stopped):
+        train(tmp_path / "workspace", False, stop_after(round(0.6 * expected["steps"])), lora)
+    assert_same(result(train(tmp_path / "workspace", True, lambda step: None, lora), tmp_path / "run"), expected)
+
+
+def test_other_settings_are_another_training(straight, tmp_path):
+    with pytest.raises(Stopped):
+        train(tmp_path / "workspace", after=stop_after(straight["steps"] // 2))
+    with pytest.raises(RunError, match="other settings") as error:
+        train(tmp_path / "workspace", True, lambda step: None, "training.lr=0.5")
+    assert "\n" not in str(error.value) and "lr" in str(error.value)
+    assert_same(result(train(tmp_path / "workspace", resume=True), tmp_path / "run"), straight)
+
+
 def test_there_must_be_something_to_go_on_from(tmp_path):
     with pytest.raises(RunError, match="no complete checkpoint"):
         train(tmp_path / "workspace", resume=True)
