@@ -162,7 +162,7 @@ def untie(llm: PreTrainedModel) -> PreTrainedModel:
 
 
 def add_lora(llm: PreTrainedModel, rank: int) -> Any:
-    """Freeze the LLM and put LoRA adapters on all its linear layers: alpha = 4 · rank (LC-Rec's ratio), dropout 0.05."""
+    """Freeze the LLM and put LoRA adapters on all linear layers: alpha = 4 · rank (LC-Rec's ratio), dropout 0.05."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -25,7 +25,7 @@ class DataSettings(Group):
 
 class BackboneSettings(Group):
     name: str = "tiny"
-    """tiny (built here from the corpus), or a Hugging Face name or folder, as `ed2 data fetch smollm2-135m` makes one."""
+    """tiny (built here from the corpus), or a Hugging Face name or folder (`ed2 data fetch smollm2-135m` makes one)."""
     layers: int | None = Field(default=None, ge=1)
     """Keep the first so many layers; none keeps all (tiny: 4)."""
     prune_vocabulary: bool = True
@@ -48,7 +48,7 @@ class EncodingSettings(Group):
     pooling: Literal["mean", "last"] = "mean"
     """How token states become one text embedding (Eq. 2: mean)."""
     layer: int | None = None
-    """Whose states are pooled: 0 the token embeddings, -1 the last layer; none: 0 for tiny, which is untrained, else -1."""
+    """Whose states are pooled: 0 the token embeddings, -1 the last layer; none: 0 for tiny (untrained), else -1."""
     whiten: bool = True
     """Centre and whiten the embeddings: mean-pooled causal states share one large direction."""
     max_tokens: int = Field(default=128, ge=4)

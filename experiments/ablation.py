@@ -65,7 +65,7 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: mean ± half the 95 % interval over the seeds, test split; then NDCG@10 on validation and with new items only."""
+    """Markdown: test metrics, mean ± half the 95 % interval over the seeds; then validation, and history excluded."""
     lines = ["| variant | seeds | " + " | ".join(REPORTED) + " | valid NDCG@10 | new only NDCG@10 | new only HR@10 |"]
     lines.append("|---" * (len(REPORTED) + 5) + "|")
     for variant in VARIANTS:
