@@ -36,6 +36,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def run(
+    progress: Callable[[str, int, int, str], None] | None = None,
     shape: str = "tiny",
     users: int = 96,
     repetitions: int = 5,
@@ -53,7 +54,11 @@ def run(
     against = {}
     for name, lengths in (("mean 7 items", _history_lengths(users, seed)), ("20 items", np.full(users, 20))):
         prompts = _prompts(vocabulary, table, lengths, seed)
+        if progress:
+            progress("against generate", len(against), 2, name)
         against[name] = against_generate(llm, vocabulary, table, prompts, width, repetitions)
+    if progress:
+        progress("against generate", 2, 2, "done; then against itself, by size of the catalogue")
     prompts = _prompts(vocabulary, table, _history_lengths(users, seed), seed)
     return {
         "benchmark": "decode",

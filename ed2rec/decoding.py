@@ -65,7 +65,7 @@ class Decoder:
         self.llm, self.vocabulary, self.normalise, self.dtype = llm, vocabulary, normalise, dtype
         self.users = users or (16 if llm.device.type == "cpu" else 256)
         self.body = llm.get_decoder()
-        self.plain_head = _head_is_plain(llm)
+        self.plain_head = head_is_plain(llm)
 
     @torch.inference_mode()
     def search(self, paths: Paths, prompts: Sequence[np.ndarray], width: int, k: int | None = None) -> Recommendations:
@@ -296,7 +296,7 @@ def _padded(prompt: np.ndarray, length: int) -> Tensor:
 
 
 @torch.inference_mode()
-def _head_is_plain(llm: PreTrainedModel) -> bool:
+def head_is_plain(llm: PreTrainedModel) -> bool:
     """Whether logits = head(last state of the body), so that a slice of the head gives a slice of the logits.
 
     Not so with soft-capped or scaled logits, or a head under LoRA; those models compute all logits and work too.

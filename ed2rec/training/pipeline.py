@@ -4,6 +4,7 @@ texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tabl
       → joint training (Eq. 11)
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from ed2rec.backbone import add_lora, build_tiny, load_backbone, merge_lora, pru
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
+from ed2rec.decoding import head_is_plain
 from ed2rec.encoding import Whitening, encode_texts
-from ed2rec.errors import ConfigError, RunError
+from ed2rec.errors import BackboneError, ConfigError, RunError
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, choose_device, computing_type
 from ed2rec.indexers.contract import IndexTable
@@ -70,13 +72,13 @@ class Parts:
 def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> Trained:
     """Train on the training part of the dataset. workspace: folder of checkpoints; kept until the run is written."""
     quiet_libraries()
-    checkpoint = _prepare(workspace, settings, resume)
+    if settings.training.dense and settings.training.instruction == "question":
+        raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
+    checkpoint = _prepare(workspace, settings, dataset, resume)
     torch.manual_seed(settings.seed)
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
     parts = build_parts(dataset, settings, progress)
     model, t = parts.model, settings.training
-    if t.dense and t.instruction == "question":
-        raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
     plan = ExamplePlan(
         split.train,
         parts.asked,
@@ -117,20 +119,22 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
 
 
-def _prepare(workspace: Path, settings: Settings, resume: bool) -> Path | None:
-    """An empty workspace that knows its settings, or the checkpoint to go on from."""
+def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool) -> Path | None:
+    """An empty workspace that knows its settings and its log, or the checkpoint to go on from."""
     record = workspace / "settings.yaml"
+    log = hashlib.sha256(dataset.histories.flat.tobytes() + dataset.histories.offsets.tobytes()).hexdigest()
+    content = f"{settings.to_yaml()}# log {log}\n"
     if not resume:
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
-        record.write_text(settings.to_yaml())
+        record.write_text(content)
         return None
     checkpoint = last_checkpoint(workspace)
-    if record.exists() and record.read_text() != settings.to_yaml():
-        old, new = record.read_text().splitlines(), settings.to_yaml().splitlines()
+    if record.exists() and record.read_text() != content:
+        old, new = record.read_text().splitlines(), content.splitlines()
         was, now = next((pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]), ("", ""))
         raise RunError(
-            f"the interrupted training had other settings ({was.strip()!r}, now {now.strip()!r}): "
+            f"the interrupted training had other settings or another log ({was.strip()!r}, now {now.strip()!r}): "
             "resume with the same ones, or train without --resume"
         )
     return checkpoint
@@ -165,6 +169,11 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     vocabulary = IndexVocabulary(
         len(tokenizer), settings.indexer.items, settings.indexer.users, SUFFIXES, SUFFIXES if users else 0
     )
+    if not head_is_plain(llm):
+        raise BackboneError(
+            f"the head of {settings.backbone.name} scales or caps its logits, which training does not do: "
+            "choose a backbone whose logits are head(states)"
+        )
     if settings.backbone.untie:
         untie(llm)
     vocabulary.extend(tokenizer, llm, seed=settings.seed)
