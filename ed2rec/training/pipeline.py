@@ -176,10 +176,12 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         )
     if settings.backbone.untie:
         untie(llm)
+    meanings = {"item": encode_texts(llm, tokenizer, items, layer=0, max_tokens=settings.encoding.max_tokens)}
+    if users:
+        meanings["user"] = encode_texts(llm, tokenizer, early, layer=0, max_tokens=settings.encoding.max_tokens)
     vocabulary.extend(tokenizer, llm, seed=settings.seed)
-    raw = {"item": item_side.raw} | ({"user": both.raw[len(users) :]} if users else {})
     for kind, branch in branches.items():
-        _start_rows(llm, vocabulary, branch, raw[kind])
+        _start_rows(llm, vocabulary, branch, meanings[kind])
     if settings.backbone.lora_rank:
         llm = add_lora(llm, settings.backbone.lora_rank)
         vocabulary.train_rows(llm)
@@ -328,13 +330,14 @@ def _branch(
     return Branch(kind, quantiser, x, teacher, build(quantiser, x, i.separate, SUFFIXES))
 
 
-def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, raw: np.ndarray) -> None:
+def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, meanings: np.ndarray) -> None:
     """Rows of the index tokens from the meaning of their entities, level by level on what is left to say.
 
-    Level 1: the mean text embedding of the entities that carry the code; level m: the mean of what the rows before
-    leave over. So the rows of an entity's index add up to about its text, where its text is read in the same space.
+    meanings: (K, H) mean token embeddings of the texts: the space in which embedding and head read and write.
+    Level 1: their mean over the entities that carry the code; level m: the mean of what the rows before leave over. So
+    the rows of an entity's index add up to about its text.
     """
-    rest = torch.as_tensor(raw, dtype=torch.float32)
+    rest = torch.as_tensor(meanings, dtype=torch.float32)
     rest = rest - rest.mean(0)
     for m, size in enumerate(branch.table.sizes):
         codes = torch.as_tensor(branch.table.codes[:, m], dtype=torch.long)
