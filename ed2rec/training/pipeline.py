@@ -176,12 +176,14 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         )
     if settings.backbone.untie:
         untie(llm)
-    meanings = {"item": encode_texts(llm, tokenizer, items, layer=0, max_tokens=settings.encoding.max_tokens)}
-    if users:
-        meanings["user"] = encode_texts(llm, tokenizer, early, layer=0, max_tokens=settings.encoding.max_tokens)
+    raw = {"item": item_side.raw} | ({"user": both.raw[len(users) :]} if users else {})
+    if _layer(settings) != 0:  # the rows live among the token embeddings, whatever layer the generators read
+        reads = settings.encoding.max_tokens
+        raw = {kind: encode_texts(llm, tokenizer, texts, layer=0, max_tokens=reads)
+               for kind, texts in (("item", items), ("user", early)) if texts}  # fmt: skip
     vocabulary.extend(tokenizer, llm, seed=settings.seed)
     for kind, branch in branches.items():
-        _start_rows(llm, vocabulary, branch, meanings[kind])
+        _start_rows(llm, vocabulary, branch, raw[kind])
     if settings.backbone.lora_rank:
         llm = add_lora(llm, settings.backbone.lora_rank)
         vocabulary.train_rows(llm)
@@ -276,13 +278,12 @@ def _encode(
 ) -> Encoded:
     """Eq. 2. An entity without text stands at the mean of the others, and its suffix tells it apart."""
     e = settings.encoding
-    layer = e.layer if e.layer is not None else (0 if settings.backbone.name == "tiny" else -1)
     raw = encode_texts(
         llm,
         tokenizer,
         texts,
         pooling=e.pooling,
-        layer=layer,
+        layer=_layer(settings),
         max_tokens=e.max_tokens,
         dtype=computing_type(settings.training.bf16, llm.device),
         cache=None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else default_cache(),
@@ -294,6 +295,13 @@ def _encode(
     whitening = Whitening.fit(filled, power=0.5 if e.whiten else 0.0)
     embeddings = whitening.apply(filled).to(llm.device)
     return Encoded(raw, whitening, embeddings, int((~known).sum()))
+
+
+def _layer(settings: Settings) -> int:
+    """Whose states are pooled; the layers of tiny know nothing yet, its token embeddings do."""
+    if settings.encoding.layer is not None:
+        return settings.encoding.layer
+    return 0 if settings.backbone.name == "tiny" else -1
 
 
 def default_cache() -> Path:
