@@ -13,7 +13,7 @@ from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.decoding import Decoder, Normalise
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
-from ed2rec.instructions.templates import QUESTION, SEQUENTIAL, Wording, wordings
+from ed2rec.instructions.templates import INSTRUCTIONS, Wording, wordings
 from ed2rec.recommender import Recommendations
 from ed2rec.settings import Settings
 from ed2rec.trie import Trie
@@ -102,7 +102,7 @@ def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> Gener
         vocabulary,
         items,
         users,
-        wordings(tokenizer, SEQUENTIAL if settings.training.instruction == "open" else QUESTION),
+        wordings(tokenizer, INSTRUCTIONS[settings.training.instruction]),
         beam=settings.decoding.beam,
         max_history=settings.data.max_history,
         normalise=settings.decoding.normalise,

@@ -7,6 +7,7 @@ once in `prepare` and stored, so that a dataset means the same thing wherever it
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class Histories:
     def lengths(self) -> np.ndarray:
         """(n,) int64."""
         return np.diff(self.offsets)
+
+    def checksum(self) -> str:
+        """SHA-256 of who took what, in which order."""
+        return hashlib.sha256(self.flat.tobytes() + self.offsets.tobytes()).hexdigest()
 
     def take(self, rows: np.ndarray) -> Histories:
         """The chosen rows, in that order."""

@@ -26,6 +26,7 @@ QUESTION = (
     "You are an expert in sequential recommendation. On the basis of the historical interaction sequence: {history}, "
     "could you please predict the most suitable item for user {user}?",
 )
+INSTRUCTIONS = {"open": SEQUENTIAL, "question": QUESTION}  # by the setting training.instruction
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tabl
       → joint training (Eq. 11)
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.examples import ExamplePlan, PackedBatches
 from ed2rec.instructions.neighbours import nearest
-from ed2rec.instructions.templates import QUESTION, SEQUENTIAL, Wording, wordings
+from ed2rec.instructions.templates import INSTRUCTIONS, QUESTION, SEQUENTIAL, Wording, wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
 from ed2rec.runs import Trained
@@ -122,8 +121,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
 def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool) -> Path | None:
     """An empty workspace that knows its settings and its log, or the checkpoint to go on from."""
     record = workspace / "settings.yaml"
-    log = hashlib.sha256(dataset.histories.flat.tobytes() + dataset.histories.offsets.tobytes()).hexdigest()
-    content = f"{settings.to_yaml()}# log {log}\n"
+    content = f"{settings.to_yaml()}# log {dataset.histories.checksum()}\n"
     if not resume:
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
@@ -208,7 +206,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
             return None
         return build(model.users.quantiser, serving.to(device), settings.indexer.separate, SUFFIXES)
 
-    asked = wordings(tokenizer, SEQUENTIAL if t.instruction == "open" else QUESTION)
+    asked = wordings(tokenizer, INSTRUCTIONS[t.instruction])
     return Parts(tokenizer, model, asked, serving_users, facts, whitenings)
 
 
