@@ -24,12 +24,12 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            site.asked.append(self.path)  # before the answer: the client may look as soon as it has it
             content = site.files.get(self.path)
             self.send_response(404 if content is None else 200)
             self.send_header("Content-Length", str(len(content or b"") + (9 if self.path in site.short else 0)))
             self.end_headers()
             self.wfile.write(content or b"")
-            site.asked.append(self.path)
 
         def log_message(self, *arguments):
             pass
