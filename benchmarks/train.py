@@ -18,7 +18,9 @@ from benchmarks.decode import CODES, DTYPES, SHAPES, processor, realistic_table
 from ed2rec.data.dataset import Histories
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.variational import VariationalQuantiser
-from ed2rec.instructions.examples import Batch, ExamplePlan, PackedBatches
+from ed2rec.instructions.examples import Batch
+from ed2rec.instructions.packing import PackedBatches
+from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.templates import Wording
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
@@ -107,7 +109,7 @@ def batches(model: JointModel, users: int, dense: bool, seed: int) -> PackedBatc
     lengths = random.choice(np.append(np.arange(3, 3 + len(GAMES) - 1), 60), users, p=np.array(GAMES) / sum(GAMES))
     histories = Histories.from_lists([random.integers(0, ITEMS, length) for length in lengths])
     wording = Wording("", (random.integers(0, 1000, INSTRUCTION), "user", "history"))
-    plan = ExamplePlan(histories, [wording], None, has_users=False, dense=dense)
+    plan = SequentialPlan(histories, [wording], None, has_users=False, dense=dense)
     way = PackedBatches(plan, model.index_tokens, 0, 4096, packed=dense, seed=seed)
     if not dense:
         way.steps_per_epoch = max(1, len(way._rows) // 64)

@@ -188,32 +188,64 @@ def recommend(
     run: RunArgument,
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the dataset.")] = None,
     history: Annotated[str | None, typer.Option(metavar="ID,ID,…", help="Item ids, the oldest first.")] = None,
-    k: Annotated[int, typer.Option(help="How many items.")] = 10,
+    query: Annotated[str | None, typer.Option(metavar="TEXT", help="What is looked for, in words.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="ID", help="List users who may take this item next.")] = None,
+    k: Annotated[int, typer.Option(help="How many items, or users.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     dataset: DatasetOption = None,
 ) -> None:
-    """Recommend items to a user, or after a history.
+    """Recommend items to a user, after a history or for a query; or name likely users of an item.
 
     \b
     Examples:
       ed2 recommend runs/ml-100k --user 196
       ed2 recommend runs/ml-100k --history 242,302,377 --k 5 --json
+      ed2 recommend runs/ml-100k --query "space adventure" --user 196
+      ed2 recommend runs/ml-100k --item 242
     """
     from ed2rec import terminal, workflow
 
+    if item is not None and (user, history, query) != (None, None, None):
+        raise ConfigError("--item lists users: give it alone, without --user, --history and --query")
     loaded = workflow.load(run, dataset)
-    item_ids = None if history is None else [item.strip() for item in history.split(",") if item.strip()]
-    answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, k=k)
+    head = {"model": loaded.folder.model, "dataset": loaded.dataset.name}
+    if item is not None:
+        found = workflow.likely_users(loaded, item, k)
+        terminal.print_json({**head, **found.as_dict()}) if json else terminal.print_likely_users(found.as_dict())
+        return
+    item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+    answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, query=query, k=k)
     if json:
-        head = {"model": loaded.folder.model, "dataset": loaded.dataset.name, "user": user}
-        terminal.print_json({**head, **answer.as_dict()})
+        asked = {"user": user} if query is None else {"user": user, "query": query}
+        terminal.print_json({**head, **asked, **answer.as_dict()})
         return
     shown = answer.history[-max(k, 10) :]
     earlier = f" ({len(answer.history) - len(shown)} earlier)" if len(shown) < len(answer.history) else ""
     terminal.print_beside(
         (f"history{earlier}", [f"{item.title}  [{item.item_id}]" for item in shown]),
-        ("recommended", [f"{rank}. {item.title}  [{item.item_id}]" for rank, item in enumerate(answer.items, start=1)]),
+        ("recommended", [f"{rank}. {best.title}  [{best.item_id}]" for rank, best in enumerate(answer.items, start=1)]),
     )
+
+
+@app.command()
+def explain(
+    run: RunArgument,
+    user: Annotated[str, typer.Option(metavar="ID", help="A user of the dataset.")],
+    k: Annotated[int, typer.Option(help="How many items.")] = 5,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Answer before the last item, and show it.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    dataset: DatasetOption = None,
+) -> None:
+    """Show what the model understands: recommendations with the titles it writes for them, and the user's preference.
+
+    \b
+    Example:
+      ed2 explain runs/ml-100k --user 196
+    """
+    from ed2rec import terminal, workflow
+
+    found = workflow.explain(workflow.load(run, dataset), user, k, held_out=held_out)
+    terminal.print_json(found.as_dict()) if json else terminal.print_explanation(found.as_dict())
 
 
 @app.command()

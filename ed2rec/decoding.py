@@ -29,7 +29,7 @@ from ed2rec.errors import BackboneError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.recommender import Recommendations
 from ed2rec.trie import Paths, Trie
-from ed2rec.vocabulary import IndexVocabulary
+from ed2rec.vocabulary import IndexVocabulary, Kind
 
 Normalise = Literal["level", "vocabulary"]
 SHARED_PREFIX = 8  # a common beginning shorter than this is not worth a pass of its own
@@ -42,6 +42,7 @@ class Decoder:
     normalise   over which tokens P sums to one: "level" or "vocabulary"; must be what training used
     users       users per batch; by default what was fastest: 16 on a CPU (a batch stays in its caches), else 256
     dtype       torch.bfloat16 to run the LLM under autocast; scores are float32 anyway
+    kind        whose indices are decoded: "item" or "user"
 
     Raises BackboneError for an attention implementation without 4-D masks.
     """
@@ -53,6 +54,7 @@ class Decoder:
         normalise: Normalise = "level",
         users: int | None = None,
         dtype: torch.dtype | None = None,
+        kind: Kind = "item",
     ) -> None:
         if normalise not in ("level", "vocabulary"):
             raise ValueError(f"normalise must be 'level' or 'vocabulary', got {normalise!r}")
@@ -62,7 +64,7 @@ class Decoder:
                 f"attention implementation {attention!r} takes no 4-D mask, which decoding needs: "
                 "load the LLM with attn_implementation='sdpa' or 'eager'"
             )
-        self.llm, self.vocabulary, self.normalise, self.dtype = llm, vocabulary, normalise, dtype
+        self.llm, self.vocabulary, self.normalise, self.dtype, self.kind = llm, vocabulary, normalise, dtype, kind
         self.users = users or (16 if llm.device.type == "cpu" else 256)
         self.body = llm.get_decoder()
         self.plain_head = head_is_plain(llm)
@@ -98,7 +100,7 @@ class Decoder:
             return
         limit = getattr(self.llm.config, "max_position_embeddings", None) or np.inf
         limit = min(limit, getattr(self.llm.config, "sliding_window", None) or np.inf)
-        room = limit - self.vocabulary.levels("item") - 1
+        room = limit - self.vocabulary.levels(self.kind) - 1
         if lengths.min() < 1 or lengths.max() > room:
             raise BackboneError(
                 f"a prompt of {lengths.min() if lengths.min() < 1 else lengths.max()} tokens, where this LLM takes "
@@ -138,7 +140,7 @@ class Decoder:
 
     def _log_probabilities(self, states: Tensor, level: int) -> Tensor:
         """(B, W, H) states, or (B, W, V) logits where the head is not plain -> (B, W, N) float32."""
-        columns = self.vocabulary.slice_of("item", level)
+        columns = self.vocabulary.slice_of(self.kind, level)
         if self.plain_head:
             head = self.llm.get_output_embeddings()
             if self.normalise == "level":
@@ -184,7 +186,7 @@ class Decoder:
         own = torch.eye(width, dtype=torch.bool, device=lineage.device).expand(users, -1, -1)
         context.lineage = torch.cat([lineage, own], dim=2)
         mask = self._additive(torch.cat([context.readable.expand(-1, width, -1), context.lineage], dim=2))
-        tokens = beams.codes.clamp(min=0) + self.vocabulary.slice_of("item", level).start
+        tokens = beams.codes.clamp(min=0) + self.vocabulary.slice_of(self.kind, level).start
         positions = (context.lengths[:, None] + level).expand(-1, width)
         context.states = self._run(tokens, positions, mask[:, None], context.cache)
 

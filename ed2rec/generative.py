@@ -1,6 +1,7 @@
 """LLM + trie + decoding = a Recommender."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +12,17 @@ from transformers import PreTrainedModel
 from ed2rec.backbone import load_backbone
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.decoding import Decoder, Normalise
+from ed2rec.errors import RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
-from ed2rec.instructions.templates import INSTRUCTIONS, Wording, wordings
+from ed2rec.instructions.sequential import before
+from ed2rec.instructions.templates import Wording, wordings
 from ed2rec.recommender import Recommendations
 from ed2rec.settings import Settings
 from ed2rec.trie import Trie
 from ed2rec.vocabulary import IndexVocabulary
+
+WORDINGS = "instructions.json"
 
 
 class GenerativeRecommender:
@@ -64,7 +69,7 @@ class GenerativeRecommender:
         """users: numbers, −1 for a user without index. Scores are sums of log-probabilities."""
         numbers = np.full(len(histories), -1) if users is None else users
         prompts = [
-            prompt(histories[i][-self.max_history :], int(user), self.asked[0], self.index)
+            prompt(self.asked[0], before(int(user), histories[i][-self.max_history :]), self.index)
             for i, user in enumerate(numbers)
         ]
         return self.decoder.search(self.trie, prompts, max(self.beam, k), k)
@@ -87,8 +92,23 @@ def choose_device(setting: str) -> torch.device:
     return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
 
 
+def save_wordings(folder: Path, spoken: Mapping[str, Sequence[str]]) -> None:
+    """What a run can be asked, by task: "sequential" and the tasks beside it that it was trained on."""
+    (folder / WORDINGS).write_text(json.dumps(spoken, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_wordings(folder: Path) -> dict[str, list[str]]:
+    """RunError where a run has none."""
+    try:
+        return dict(json.loads((folder / WORDINGS).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / WORDINGS} cannot be read ({' '.join(str(error).split())}): copy the run again, or "
+                       "train it again: ed2 train") from None  # fmt: skip
+
+
 def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> GenerativeRecommender:
-    """The recommender of a run folder: model/, index/items.parquet and, with a user branch, index/users.parquet."""
+    """The recommender of a run folder: model/, instructions.json, index/items.parquet and, with a user branch,
+    index/users.parquet."""
     tokenizer, llm = load_backbone(str(folder / "model"))
     vocabulary = IndexVocabulary.from_tokenizer(tokenizer)
     items = IndexTable.load(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
@@ -102,7 +122,7 @@ def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> Gener
         vocabulary,
         items,
         users,
-        wordings(tokenizer, INSTRUCTIONS[settings.training.instruction]),
+        wordings(tokenizer, load_wordings(folder)["sequential"]),
         beam=settings.decoding.beam,
         max_history=settings.data.max_history,
         normalise=settings.decoding.normalise,

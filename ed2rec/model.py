@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.variational import LOSS_WEIGHTS, Quantised, VariationalQuantiser
-from ed2rec.instructions.examples import ITEM, USER, Batch, IndexTokens
+from ed2rec.instructions.examples import ITEM, TEXT, USER, Batch, IndexTokens
 from ed2rec.regulator import Regulator
 from ed2rec.vocabulary import IndexVocabulary, Kind
 
@@ -71,6 +71,8 @@ class JointOutput(NamedTuple):
     loss: Tensor  # Eq. 11 with the generators' own losses: the sum of `losses`
     losses: dict[str, Tensor]  # by name, weighted: llm, index_item, token_user, recon_item, …
     targets: int
+    task_nll: Tensor  # (tasks,) sum of the negative log-likelihoods of each task's supervised tokens, no gradient
+    task_tokens: Tensor  # (tasks,) how many these are
 
 
 class JointModel(nn.Module):
@@ -133,7 +135,8 @@ class JointModel(nn.Module):
     def forward(self, batch: Batch) -> JointOutput:
         entities = self._entities(batch) if self.moving else {}
         hidden = self._states(batch, entities)
-        losses = {"llm": self._recommendation_loss(hidden, batch)}
+        nll = self._token_losses(hidden, batch)
+        losses = {"llm": nll.sum() / max(1, int((batch.label_kind >= 0).sum()))}
         for kind, found in entities.items():
             branch = self._branch(kind)
             own = branch.quantiser.losses(found.quantised, branch.embeddings[found.numbers])
@@ -143,7 +146,9 @@ class JointModel(nn.Module):
         if self.regulator.beta1:
             for branch in self.branches():
                 losses |= self._alignment(branch, batch, entities.get(branch.kind))
-        return JointOutput(torch.stack(list(losses.values())).sum(), losses, batch.targets)
+        task = batch.task[batch.label_kind >= 0]
+        per_task = torch.bincount(task, weights=nll.detach()[batch.label_kind >= 0]), torch.bincount(task)
+        return JointOutput(torch.stack(list(losses.values())).sum(), losses, batch.targets, *per_task)
 
     def _branch(self, kind: str) -> Branch:
         return self.items if kind == "item" or self.users is None else self.users
@@ -187,13 +192,12 @@ class JointModel(nn.Module):
             )
         return out.last_hidden_state
 
-    def _recommendation_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """L_LLM (Eq. 7): mean cross-entropy of the supervised index tokens."""
+    def _token_losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(R, T) cross-entropy of every supervised token, index tokens and words alike; L_LLM is its mean (Eq. 7)."""
         head = cast(nn.Linear, self.llm.get_output_embeddings())
-        total, count = hidden.new_zeros((), dtype=torch.float32), 0
-        for level in range(self.vocabulary.levels("item") + 1):
-            at = batch.label_level == level
-            columns = self.vocabulary.slice_of("item", level)
+        losses = torch.zeros(batch.labels.shape, dtype=torch.float32, device=hidden.device)
+        for kind, level, columns in self._answers():
+            at = (batch.label_kind == kind) & (batch.label_level == level)
             labels = batch.labels[at]
             if not len(labels):
                 continue
@@ -202,11 +206,18 @@ class JointModel(nn.Module):
             bias = None if head.bias is None else head.bias[columns]
             with torch.autocast(hidden.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 logits = F.linear(hidden[at], head.weight[columns], bias)
-            total = total + F.cross_entropy(
-                logits.float(), labels - columns.start, label_smoothing=self.label_smoothing, reduction="sum"
+            losses[at] = F.cross_entropy(
+                logits.float(), labels - columns.start, label_smoothing=self.label_smoothing, reduction="none"
             )
-            count += len(labels)
-        return total / max(count, 1)
+        return losses
+
+    def _answers(self) -> Iterator[tuple[int, int, slice]]:
+        """(kind, level, token ids) of everything that can be asked for: the codes of a level, suffixes, words."""
+        kinds: tuple[tuple[int, Kind], ...] = ((ITEM, "item"), (USER, "user"))
+        for kind, name in kinds:
+            for level in range(self.vocabulary.levels(name) + 1):
+                yield kind, level, self.vocabulary.slice_of(name, level)
+        yield TEXT, 0, slice(0, self.vocabulary.text_size)
 
     def _alignment(self, branch: Branch, batch: Batch, found: Entities | None) -> dict[str, Tensor]:
         """L_ID (Eq. 8) over some entities of the batch: their index tokens, read alone, against their text."""

@@ -134,6 +134,20 @@ class TrainingSettings(Group):
     """Experiment trackers of transformers.Trainer: tensorboard, mlflow, wandb."""
 
 
+class TaskSettings(Group):
+    use: Literal["auto"] | tuple[str, ...] = "auto"
+    """Tasks beside the sequential one (§2.4): auto takes all that the dataset has texts for; [] none; or a list of
+    copurchase, comment, query, preference, title, description, find, find-described."""
+    share: float = Field(default=0.5, ge=0, le=0.5)
+    """Largest share of the tokens for these tasks together; they have the same part of it each."""
+    substitutes: bool = True
+    """Make up queries and preferences from titles, summaries and histories where the source has none."""
+    prompts: str | None = None
+    """YAML file with other wordings, task → list; none: ours and the paper's (App. D)."""
+    max_tokens: int = Field(default=48, ge=1)
+    """Tokens of a text that is shown or asked for in such a task; the rest is cut."""
+
+
 class RegulatorSettings(Group):
     beta1: float = Field(default=0.5, ge=0)
     """Weight of L_ID (Eq. 8, 11); the paper asks for beta1 < beta2."""
@@ -171,6 +185,7 @@ class Settings(Group):
     encoding: EncodingSettings = EncodingSettings()
     indexer: IndexerSettings = IndexerSettings()
     training: TrainingSettings = TrainingSettings()
+    tasks: TaskSettings = TaskSettings()
     regulator: RegulatorSettings = RegulatorSettings()
     decoding: DecodingSettings = DecodingSettings()
     textknn: TextKnnSettings = TextKnnSettings()

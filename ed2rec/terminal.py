@@ -108,6 +108,34 @@ def print_beside(left: tuple[str, Sequence[str]], right: tuple[str, Sequence[str
     print_columns(columns, title="")
 
 
+def print_likely_users(found: Mapping[str, Any]) -> None:
+    """`ed2 recommend RUN --item ID`."""
+    columns = {name: [row[name] for row in found["users"]] for name in ("rank", "user_id")}
+    columns["score"] = [f"{row['score']:.2f}" for row in found["users"]]
+    title = f"users who may take {found['title']} ({found['takers']:,} took it)"
+    print_columns(columns, title, right=("rank", "score"))
+
+
+def print_explanation(found: Mapping[str, Any]) -> None:
+    """`ed2 explain`: the latest items, recommendations beside the titles that the LLM writes, and the preference."""
+    history = [item["title"] for item in found["history"]]
+    print_columns({"item": history[-10:]}, f"history of user {found['user']} ({len(history)} items, the latest last)")
+    rows = found["recommendations"]
+    target = found["target"] or {}
+    columns: dict[str, list[object]] = {
+        "rank": [row["rank"] for row in rows],
+        "score": [f"{row['score']:.2f}" for row in rows],
+        "title": [row["title"] + ("  ● taken next" if row["item_id"] == target.get("item_id") else "") for row in rows],
+    }
+    if any("written_title" in row for row in rows):
+        columns["title as the model writes it"] = [row["written_title"] for row in rows]
+    print_columns(columns, "recommended", right=("rank", "score"))
+    if target and all(row["item_id"] != target["item_id"] for row in rows):
+        print_columns({"item": [target["title"]]}, "taken next")
+    if found["preference"] is not None:
+        print_columns({"in the model's words": [found["preference"]]}, "preference")
+
+
 def print_index_stats(stats: Mapping[str, Any]) -> None:
     """`ed2 index RUN stats`."""
     for kind in ("items", "users"):

@@ -1,6 +1,7 @@
 """Small joint models and shops, so that a test of training takes a second. Everything is made in memory."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,15 +15,29 @@ from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
-from ed2rec.instructions.examples import Batch, Example, IndexTokens, collate, lay_out
-from ed2rec.instructions.templates import Wording
+from ed2rec.instructions.examples import Batch, IndexTokens, collate, lay_out
+from ed2rec.instructions.sequential import sequential
+from ed2rec.instructions.templates import Wording, wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
 from ed2rec.vocabulary import IndexVocabulary, Kind
 
 ASKED = "recommend a next item for user {user} history : {history}"
-QUESTION = "history in order : {history} , recommend a next item for the user {user} : answer"
+QUESTION = "history in order : {history} , recommend a next item for the user {user} : answer {item}"
 SIZES, SUFFIXES = (3, 2, 3), 8  # 18 paths: 15 items and 7 users, some of whom need a suffix
+
+
+class Asked(NamedTuple):
+    """A sequential example whose wording is a number."""
+
+    user: int
+    items: np.ndarray
+    first: int
+    wording: int
+
+
+def example(items: list[int], user: int = -1, first: int = 1, wording: int = 0) -> Asked:
+    return Asked(user, np.array(items, np.int32), first, wording)
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,9 @@ class World:
     def index(self) -> IndexTokens:
         return self.model.index_tokens()
 
-    def batch(self, *rows: list[Example]) -> Batch:
-        return collate([[lay_out(e, self.asked[e.wording], self.index) for e in row] for row in rows], 0)
+    def batch(self, *rows: list[Asked]) -> Batch:
+        laid_out = [[lay_out(sequential(self.asked[e.wording], *e[:3]), self.index) for e in row] for row in rows]
+        return collate([[(tokens, 0) for tokens in row] for row in laid_out], 0)
 
 
 def joint_world(
@@ -46,7 +62,7 @@ def joint_world(
 ) -> World:
     """options: of JointModel. separate: no collisions. lora: rank of adapters beside which only index rows learn."""
     tokenizer = word_tokenizer()
-    asked = [Wording.of(text, tokenizer) for text in (ASKED, QUESTION)]
+    asked = wordings(tokenizer, (ASKED, QUESTION))
     vocabulary = IndexVocabulary(len(WORDS), SIZES, SIZES if users else (), SUFFIXES, SUFFIXES if users else 0)
     model = tiny_llm(llm, len(WORDS) + len(vocabulary), seed=seed)
     if lora:
@@ -69,10 +85,6 @@ def branch(kind: Kind, entities: int, width: int, separate: bool = False, seed: 
     quantiser.initialise(x, seed)
     table = build(quantiser, x, separate=separate, limit=SUFFIXES)
     return Branch(kind, quantiser, x, torch.randn(entities, width), table)
-
-
-def example(items: list[int], user: int = -1, first: int = 1, wording: int = 0) -> Example:
-    return Example(user, np.array(items, np.int32), first, wording)
 
 
 def suffixed(table: IndexTable) -> np.ndarray:

@@ -18,6 +18,7 @@ from ed2rec.errors import RunError
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, choose_device, computing_type, load_generative
 from ed2rec.instructions.examples import prompt
+from ed2rec.instructions.sequential import before
 from ed2rec.instructions.templates import SEQUENTIAL
 from ed2rec.training.pipeline import Parts, build_parts, recommender, train_ed2, write
 
@@ -114,7 +115,7 @@ def test_adapters_are_part_of_the_weights_of_a_written_model(tmp_path):
 
 
 def exact(model: GenerativeRecommender, run: Written, history: list[int], user: int) -> np.ndarray:
-    asked = prompt(np.array(history), user, model.asked[0], model.index)
+    asked = prompt(model.asked[0], before(user, np.array(history)), model.index)
     vocabulary, llm = model.decoder.vocabulary, model.decoder.llm
     return exact_scores(llm, vocabulary, run.parts.model.items.table, [asked])[0]
 

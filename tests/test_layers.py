@@ -19,7 +19,7 @@ evaluation indexers
 vocabulary trie
 instructions decoding
 regulator model
-runs generative training
+runs generative telling training
 baselines
 workflow
 charts report inspection doctor

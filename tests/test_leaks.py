@@ -7,7 +7,7 @@ with other held-out interactions must end in the very same weights and tables, t
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,13 +18,18 @@ from small import shop, small_settings
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import leave_one_out
 from ed2rec.instructions.examples import ITEM, USER, Batch
-from ed2rec.training import pipeline
+from ed2rec.instructions.tasks import SEQUENTIAL_TASKS
+from ed2rec.instructions.templates import FORMS
+from ed2rec.training import assignments, pipeline
 from ed2rec.training.joint import JointTrainer
 from ed2rec.training.pipeline import build_parts, train_ed2
 
-MARK = "zzsecret"
+MARK = "zzsecret"  # in what is told about held-out interactions
+GHOST = "zzghost"  # in the texts of items that only they have
 GHOSTS = 3  # items that occur in held-out interactions alone
 QUICK = ["training.epochs=2", "training.neighbours=0"]
+TASKS = (*SEQUENTIAL_TASKS, *FORMS)  # by number, where the dataset allows all of them
+ALIGNMENT = ("title", "description", "find", "find-described")  # of the catalogue, not of behaviour
 
 
 def held_out(dataset: Dataset) -> np.ndarray:
@@ -37,9 +42,9 @@ def marked(seed: int = 0) -> Dataset:
     """A shop in which every held-out interaction has marked texts, and most of them a marked item."""
     dataset = shop(seed=seed)
     known = len(dataset.items)
-    names = {"item_id": f"i-{MARK}", "title": f"{MARK} title", "description": f"{MARK} words", "brand": f"{MARK} brand"}
-    names["categories"] = f"{MARK}, fruit"
-    ghosts = pl.DataFrame([{**names, "item_id": f"i-{MARK}-{n}"} for n in range(GHOSTS)])
+    names = {"title": f"{GHOST} title", "description": f"{GHOST} words", "brand": f"{GHOST} brand"}
+    names["categories"] = f"{GHOST}, fruit"
+    ghosts = pl.DataFrame([{"item_id": f"i-{GHOST}-{n}", **names} for n in range(GHOSTS)])
     ghosts = ghosts.select(dataset.items.columns)
     log, rows = dataset.interactions, held_out(dataset)
     item, comment, query = log["item"].to_numpy().copy(), [""] * len(log), ["want"] * len(log)
@@ -55,13 +60,23 @@ def marked(seed: int = 0) -> Dataset:
     return replace(dataset, items=items, interactions=log)
 
 
+class Segment(NamedTuple):
+    """One example as it was trained on: its task, the items and users in it, and the entities asked for (0: a word)."""
+
+    task: str
+    items: list[int]
+    users: list[int]
+    asked: list[int]
+
+
 class Listener:
-    """Every text that is encoded, and every batch that is trained on."""
+    """Every text that is encoded or put into a task, and every batch that is trained on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.texts: list[list[str]] = []
+        self.told: list[str] = []
         self.batches: list[Batch] = []
-        encode, loss = pipeline.encode_texts, JointTrainer.compute_loss
+        encode, loss, read_texts = pipeline.encode_texts, JointTrainer.compute_loss, assignments.read_texts
 
         def listen(llm: Any, tokenizer: Any, texts: list[str], **options: Any) -> np.ndarray:
             self.texts.append(list(texts))
@@ -71,12 +86,24 @@ class Listener:
             self.batches.append(Batch(**inputs))
             return loss(trainer, model, inputs, **options)
 
+        def overhear(*given: Any) -> Any:
+            read = read_texts(*given)
+            return lambda texts: self.told.extend(texts) or read(texts)
+
         monkeypatch.setattr(pipeline, "encode_texts", listen)
+        monkeypatch.setattr(assignments, "read_texts", overhear)
         monkeypatch.setattr(JointTrainer, "compute_loss", watch)
 
-    def entities(self, kind: int) -> Iterator[int]:
+    def segments(self) -> Iterator[Segment]:
         for batch in self.batches:
-            yield from batch.number[batch.kind == kind].tolist()
+            for r in range(len(batch.segment)):
+                for example in range(1, int(batch.segment[r].max()) + 1):
+                    own = torch.nonzero(batch.segment[r] == example).flatten()
+                    at = Batch(*(column[r, own] for column in batch))
+                    items, users = (at.number[(at.kind == kind) & (at.level == 0)].tolist() for kind in (ITEM, USER))
+                    first = torch.nonzero(at.label_level == 0).flatten()
+                    asked = at.number[(first + 1).clamp(max=len(own) - 1)].tolist()
+                    yield Segment(TASKS[int(at.task[0])], items, users, asked)
 
 
 @pytest.mark.parametrize("reads", ["half", "all"])
@@ -88,15 +115,17 @@ def test_no_mark_of_a_held_out_interaction_reaches_what_is_trained(reads, dense,
     trained = train_ed2(dataset, small_settings(*QUICK, *overrides), tmp_path / "workspace", False, lambda *_: None)
 
     items, *users = listener.texts
-    assert sum(MARK in text for text in items) == GHOSTS, "the catalogue is known, also what nobody has taken yet"
+    assert sum(GHOST in text for text in items) == GHOSTS, "the catalogue is known, also what nobody has taken yet"
     assert users and all(len(texts) >= len(dataset.users) for texts in users)
-    assert not [text for texts in users for text in texts if MARK in text]
+    assert not [text for texts in users for text in texts if MARK in text or GHOST in text]
+    assert {"want", f"{GHOST} title"} <= set(listener.told) and not [text for text in listener.told if MARK in text]
     assert any("Says" in text and "want" in text for texts in users for text in texts), "there is something to mark"
 
     training = leave_one_out(dataset.histories).train
-    shown = set(listener.entities(ITEM))
-    assert shown == set(training.flat.tolist()) and max(shown) < len(dataset.items) - GHOSTS
-    assert set(listener.entities(USER)) <= set(range(len(dataset.users)))
+    found = list(listener.segments())
+    assert {segment.task for segment in found} == {"sequential", *FORMS}, "every task has been trained"
+    behaviour = {item for segment in found if segment.task not in ALIGNMENT for item in segment.items}
+    assert behaviour == set(training.flat.tolist()) and max(behaviour) < len(dataset.items) - GHOSTS
     trained.write(tmp_path / "run")
 
 
@@ -105,14 +134,13 @@ def test_every_sequence_that_is_trained_on_is_part_of_somebody_s_training_histor
     listener = Listener(monkeypatch)
     train_ed2(dataset, small_settings(*QUICK), tmp_path / "workspace", False, lambda *_: None)
     training = leave_one_out(dataset.histories).train
-    allowed = {tuple(row.tolist()) for row in map(training.__getitem__, range(len(training)))}
-    seen = set()
-    for batch in listener.batches:
-        starts = (batch.kind == ITEM) & (batch.level == 0)
-        for segment, number, first in zip(batch.segment, batch.number, starts, strict=True):
-            for example in range(1, int(segment.max()) + 1):
-                seen.add(tuple(number[first & (segment == example)].tolist()))
-    assert seen <= {row[a:b] for row in allowed for a in range(len(row)) for b in range(a, len(row) + 1)}
+    rows = [tuple(row.tolist()) for row in map(training.__getitem__, range(len(training)))]
+    parts = {row[a:b] for row in rows for a in range(len(row)) for b in range(a, len(row) + 1)}
+    for task, items, users, _ in listener.segments():
+        for user in users:
+            assert set(items) <= set(rows[user]), f"{task} tells of something that user {user} took later"
+        if task == "sequential":
+            assert tuple(items) in parts
 
 
 def test_the_user_index_of_training_says_nothing_of_the_targets_beside_it(tmp_path, monkeypatch):
@@ -131,12 +159,17 @@ def test_the_user_index_of_training_says_nothing_of_the_targets_beside_it(tmp_pa
     serving, training = serving_and_training[:count], serving_and_training[count:]
     assert len(training) == count and any(MARK in text for text in serving)
     assert not any(MARK in text for text in training)
-    for batch in listener.batches:
-        for r, t in torch.nonzero(batch.kind == USER).tolist():
-            user, own = int(batch.number[r, t]), batch.segment[r] == batch.segment[r, t]
-            asked = torch.nonzero(own & (batch.label_level[r] == 0)).flatten() + 1
-            late_items = dataset.histories[user][half[user] :].tolist()
-            assert set(batch.number[r, asked].tolist()) <= set(late_items)
+    tasks = set()
+    for task, items, users, asked in listener.segments():
+        late_items = [set(dataset.histories[user][half[user] :].tolist()) for user in users]
+        if task in ("sequential", "query") and users:
+            assert set(asked) <= late_items[0]
+        elif task == "copurchase":
+            assert items[0] in late_items[users.index(asked[0])]
+        elif task == "comment":
+            assert items[-1] in late_items[0], "the item comes last, behind a history"
+        tasks.add(task)
+    assert {"sequential", "query", "copurchase", "comment"} <= tasks
 
 
 def changed(dataset: Dataset, which: int) -> Dataset:

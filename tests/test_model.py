@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ed2rec.decoding import constrained_beam_search, exact_scores
 from ed2rec.instructions.examples import ITEM, USER, Batch, prompt
+from ed2rec.instructions.sequential import before
 from ed2rec.model import JointOutput
 from ed2rec.regulator import Regulator
 from ed2rec.trie import Trie
@@ -102,10 +103,8 @@ def test_segments_and_padding_cannot_see_each_other():
 def test_the_loss_of_a_target_is_minus_the_score_that_decoding_gives_it(llm, normalise):
     world = joint_world(llm=llm, normalise=normalise, regulator=OFF)
     model, history = world.model, [2, 9, 4]
-    scores = exact_scores(
-        model.llm, model.vocabulary, model.items.table, [prompt(np.array(history), 3, world.asked[0], world.index)],
-        normalise,
-    )[0]  # fmt: skip
+    asked = prompt(world.asked[0], before(3, np.array(history)), world.index)
+    scores = exact_scores(model.llm, model.vocabulary, model.items.table, [asked], normalise)[0]
     assert len(suffixed(model.items.table)) > 2, "suffixes count too"
     for target in range(15):
         batch = world.batch([example([*history, target], user=3, first=3)])
@@ -129,7 +128,7 @@ def test_a_head_with_a_bias_is_trained_as_it_is_decoded():
     world = joint_world(regulator=OFF)
     head = world.model.llm.get_output_embeddings()
     head.bias = nn.Parameter(torch.randn(len(head.weight)))
-    asked = prompt(np.array([2, 9]), -1, world.asked[0], world.index)
+    asked = prompt(world.asked[0], before(-1, np.array([2, 9])), world.index)
     score = exact_scores(world.model.llm, world.model.vocabulary, world.model.items.table, [asked])[0, 6]
     batch = world.batch([example([2, 9, 6], first=2)])
     loss = world.model(batch).losses["llm"].detach()
@@ -218,6 +217,7 @@ def test_which_item_is_the_label_matters_through_the_logits_alone():
     blind = [
         batch._replace(
             labels=batch.labels.where(batch.label_level < 2, -100),
+            label_kind=batch.label_kind.where(batch.label_level < 2, -1),
             label_level=batch.label_level.where(batch.label_level < 2, -1),
         )
         for batch in batches
@@ -241,14 +241,14 @@ def test_the_gradient_is_that_of_the_soft_assignment():
     found = model._entities(batch)
     logits = found["item"].quantised.logits[1]
     hidden = model._states(batch, found)
-    loss = model._recommendation_loss(hidden, batch)
+    loss = model._token_losses(hidden, batch).sum() / int((batch.labels >= 0).sum())
     row = torch.nonzero(found["item"].numbers == item).item()
     gradient = torch.autograd.grad(loss, logits, retain_graph=True)[0][row]
 
     embedded = model.llm.get_input_embeddings()(batch.input_ids).detach().requires_grad_(True)
     mask = (batch.segment[:, None, :, None] == batch.segment[:, None, None, :]).tril()
-    plain = model._recommendation_loss(model._body(embedded, batch.position_ids, mask), batch)
-    upstream = torch.autograd.grad(plain, embedded)[0]
+    plain = model._token_losses(model._body(embedded, batch.position_ids, mask), batch)
+    upstream = torch.autograd.grad(plain.sum() / int((batch.labels >= 0).sum()), embedded)[0]
     places = (batch.kind == ITEM) & (batch.number == item) & (batch.level == 1)
     assert int(places.sum()) == 2
     rows = model.llm.get_input_embeddings().weight[model.vocabulary.slice_of("item", 1)]
@@ -390,7 +390,7 @@ def test_recommending_in_the_midst_of_training_drops_nothing():
     world = joint_world(dropout=0.5)
     world.model.train()
     model = world.model
-    asked = [prompt(np.array([2, 9, 4]), 3, world.asked[0], world.index)]
+    asked = [prompt(world.asked[0], before(3, np.array([2, 9, 4])), world.index)]
     best = constrained_beam_search(model.llm, model.vocabulary, Trie(model.items.table), asked, 15)
     assert model.training and model.llm.training
     scores = exact_scores(model.eval().llm, model.vocabulary, model.items.table, asked)

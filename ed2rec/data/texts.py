@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Collection
 
 import numpy as np
 import polars as pl
@@ -64,19 +65,22 @@ def item_texts(dataset: Dataset, max_characters: int = 600) -> list[str]:
     return _sentences(dataset.items, [pl.col("title"), brand, categories, pl.col("description")], max_characters)
 
 
-def user_texts(dataset: Dataset, until: np.ndarray, max_characters: int = 600) -> list[str]:
+def user_texts(
+    dataset: Dataset, until: np.ndarray, max_characters: int = 600, parts: Collection[str] = tuple(LABELS)
+) -> list[str]:
     """One text per user, from the demographics and the first `until[u]` interactions of user u, and nothing later.
 
     until: (users,) whole numbers >= 0; for training, history length - 2 under leave-one-out. Says who the user is
     (users.profile), which categories and brands stand out (counted, categories weighted by log(K / items that have
     them), so that the one every item has says nothing), the five most recent titles, newest first, and the three
     most recent queries and summaries (or comments, where an interaction has no summary). "" where nothing is known.
+    parts: which of LABELS it tells, besides who the user is.
     """
     until = np.asarray(until)
     if until.shape != (len(dataset.users),):
         raise ValueError(f"until has shape {until.shape}; expected one number per user, ({len(dataset.users)},)")
     seen = _seen(dataset, until)
-    parts = {
+    found = {
         "likes": _standing_out(seen, dataset.items["categories"], 4),
         "brands": _most_frequent(seen, 2),
         "titles": _most_recent(seen, pl.col("title"), 5),
@@ -84,9 +88,9 @@ def user_texts(dataset: Dataset, until: np.ndarray, max_characters: int = 600) -
         "says": _most_recent(seen, _spoken(seen), 3),
     }
     table = dataset.users.select("profile").with_row_index("user")
-    for name, part in parts.items():
+    for name, part in found.items():
         table = table.join(part.rename({"text": name}), on="user", how="left", maintain_order="left")
-    texts = [(pl.lit(label) + pl.col(name)).fill_null("") for name, label in LABELS.items()]
+    texts = [(pl.lit(label) + pl.col(name)).fill_null("") for name, label in LABELS.items() if name in parts]
     return _sentences(table, [pl.col("profile"), *texts], max_characters)
 
 

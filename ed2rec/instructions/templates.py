@@ -1,17 +1,21 @@
-"""The wordings of the sequential-recommendation instruction, as data, and how one is laid out in tokens.
+"""The wordings of every task, as data, and how one is cut into tokens around its slots.
 
-A wording ends with its history, so that the next index follows where the history stops: then one pass supervises
-every position of a history, and the prompt of a user is the beginning of the prompt of the same user one item later.
-The paper prints one wording with the question behind the history (§2.2.3); it has to be asked once per prefix
-(`QUESTION`), and trains with `training.dense=false` only.
+A wording ends with the slot that is asked for. In the sequential task that is the history itself: the next index
+follows where the history stops, so one pass supervises every position of it, and the prompt of a user is the beginning
+of the prompt of the same user one item later. The paper prints one wording with the question behind the history
+(§2.2.3); it has to be asked once per prefix (`QUESTION`), and trains with `training.dense=false` only.
 """
 
 import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from ed2rec.errors import ConfigError
@@ -24,33 +28,96 @@ SEQUENTIAL = (  # short: in a packed row of short histories, words cost as much 
 )
 QUESTION = (
     "You are an expert in sequential recommendation. On the basis of the historical interaction sequence: {history}, "
-    "could you please predict the most suitable item for user {user}?",
+    "could you please predict the most suitable item for user {user}? {item}",
 )
 INSTRUCTIONS = {"open": SEQUENTIAL, "question": QUESTION}  # by the setting training.instruction
+
+HISTORY_FIRST = "The user chose, in this order: {history}. "  # put before a wording that may be asked with the history
+
+
+class Form(NamedTuple):
+    """What a wording of a task must look like. needs: its slots, once each; the last one is the answer."""
+
+    needs: tuple[str, ...]
+    with_history: bool = False  # asked in half of the examples with the user's history before it (§2.4)
+
+
+# Appendix D names 5 + 3 + 3 + 3 wordings of the high-order tasks; `title` and `description` are the alignment that the
+# case study (Fig. 5) needs. Each direction is a task of its own, because each has another answer.
+FORMS = {
+    "copurchase": Form(("item", "users", "user")),
+    "comment": Form(("user", "item", "comment"), with_history=True),
+    "query": Form(("user", "query", "item"), with_history=True),
+    "preference": Form(("user", "profile"), with_history=True),
+    "title": Form(("item", "title")),
+    "description": Form(("item", "description")),
+    "find": Form(("title", "item")),
+    "find-described": Form(("title", "description", "item")),
+}
+HIGH_ORDER = ("copurchase", "comment", "query", "preference")  # what the ablation "w/o exploit" takes away (Table 2)
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "copurchase": (
+        "The item {item} has been historically clicked by users {users}. Can you predict another possible user which "
+        "will click this item? {user}",
+        "According to the users {users} that have clicked the item {item}, can you determine the next possible user "
+        "wanting the same item? {user}",
+        "After clicked by these users {users}, who is the next user that may be keen on the item {item}? {user}",
+        "You have access to the item {item}'s historical user interaction record {users}. Now your task is to predict "
+        "another possible user that loves the same item based on the past interaction. {user}",
+        "Considering the fact that several users {users} have clicked the same item {item}, forecast who is the next "
+        "user that will be interested in this item. {user}",
+    ),
+    "comment": (
+        "Based on the user preference, what is the comment of user {user} on item {item}? {comment}",
+        "Within the online shopping website, how does {user} feel after buying item {item}? {comment}",
+        "I want to know how user {user} describes item {item}, could you inform me the description? {comment}",
+    ),
+    "query": (
+        "The user {user} searches for {query}, could you deduce what item he will like? {item}",
+        "Based on the user {user} current query {query}, please select the most suitable item for him. {item}",
+        "As a search engine, please answer the query {query} of user {user} by providing the possible item. {item}",
+    ),
+    "preference": (
+        "What is the preference of user {user}? {profile}",
+        "As a recommender system, briefly summarize the preference of user {user}. {profile}",
+        "How to describe the preference of user {user}? {profile}",
+    ),
+    "title": ("What is the title of item {item}? {title}", "Item {item} is called: {title}"),
+    "description": ("Describe item {item}: {description}", "What kind of thing is item {item}? {description}"),
+    "find": ("Which item is called {title}? {item}", "The index of {title}: {item}"),
+    "find-described": (
+        "Which item is called {title} and described as {description}? {item}",
+        "The index of {title}, which is {description}: {item}",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Wording:
     """One instruction with its slots, cut into token ids: text before, between and behind the slots.
 
-    parts: what follows one another: arrays of text-token ids, "user" or "history". The first part starts with the
-    beginning-of-sequence token where the tokenizer has one.
+    parts: what follows one another: arrays of text-token ids, or the names of slots. The first part starts with the
+    beginning-of-sequence token where the tokenizer has one; the last part is the slot that is asked for.
     """
 
     text: str
     parts: tuple[np.ndarray | str, ...]
 
     @classmethod
-    def of(cls, text: str, tokenizer: PreTrainedTokenizerFast) -> "Wording":
-        """ConfigError where a slot is unknown, missing or doubled."""
+    def of(cls, text: str, tokenizer: PreTrainedTokenizerFast, needs: Collection[str], answer: str) -> "Wording":
+        """ConfigError where a slot is unknown, missing or doubled, or the answer does not come last."""
         pieces = re.split(r"\{([^{}]*)\}", text)  # words, slot, words, slot, words
-        if sorted(pieces[1::2]) != ["history", "user"]:
+        slots = pieces[1::2]
+        if sorted(slots) != sorted(needs) or slots[-1] != answer or pieces[-1].strip():
+            wanted = ", ".join(f"{{{slot}}}" for slot in needs)
             raise ConfigError(
-                f"instruction {text!r} has the slots {pieces[1::2]}: it needs {{user}} and {{history}}, once each"
+                f"instruction {text!r} has the slots {', '.join(slots) or 'none'}: it needs {wanted}, once each, and "
+                f"must end with {{{answer}}}"
             )
         parts: list[np.ndarray | str] = []
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        for words, slot in zip_longest(pieces[::2], pieces[1::2]):
+        for words, slot in zip_longest(pieces[::2], slots):
             ids = start + tokenizer(words.strip(), add_special_tokens=False)["input_ids"]
             start = []
             if ids:
@@ -61,13 +128,56 @@ class Wording:
 
     @cached_property
     def text_tokens(self) -> int:
+        """Tokens of the words around the slots."""
         return sum(len(part) for part in self.parts if not isinstance(part, str))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if isinstance(part, str))
 
     @property
     def open_ended(self) -> bool:
         """Whether the history comes last, so that every position of it can be supervised."""
-        return isinstance(self.parts[-1], str) and self.parts[-1] == "history"
+        return self.parts[-1] == "history"
 
 
-def wordings(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...] = SEQUENTIAL) -> list[Wording]:
-    return [Wording.of(text, tokenizer) for text in texts]
+def wordings(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str] = SEQUENTIAL) -> list[Wording]:
+    """Of the sequential task: open ones end with {history}, questions with {item}."""
+    return [
+        Wording.of(text, tokenizer, ("user", "history"), "history")
+        if text.rstrip().endswith("{history}")
+        else Wording.of(text, tokenizer, ("user", "history", "item"), "item")
+        for text in texts
+    ]
+
+
+def task_wordings(tokenizer: PreTrainedTokenizerFast, task: str, texts: Sequence[str]) -> list[Wording]:
+    """Of another task (a key of FORMS): plain, and where its form allows it each with the history before it as well."""
+    needs, with_history = FORMS[task]
+    plain = [Wording.of(text, tokenizer, needs, needs[-1]) for text in texts]
+    longer = [Wording.of(text, tokenizer, ("history", *needs), needs[-1]) for text in histories_first(texts)]
+    return plain + longer if with_history else plain
+
+
+def histories_first(texts: Sequence[str]) -> Iterator[str]:
+    yield from (HISTORY_FIRST + text for text in texts)
+
+
+def read_wordings(path: Path) -> dict[str, tuple[str, ...]]:
+    """A prompt file: YAML, task → list of wordings, which take the place of ours.
+
+    Slots are checked where a tokenizer is at hand. ConfigError for a file that cannot be read, is no such mapping, or
+    names a task that does not exist.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"prompt file {path} cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"prompt file {path} must map tasks to lists of wordings: {', '.join(FORMS)}")
+    for task, texts in content.items():
+        if task not in FORMS:
+            raise ConfigError(f"prompt file {path} names the task {task!r}; there are {', '.join(FORMS)}")
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"prompt file {path}: {task} must be a list of at least one wording, each a text")
+    return {task: tuple(texts) for task, texts in content.items()}

@@ -1,6 +1,7 @@
 """Joint training of LLM and index generators on transformers.Trainer (Eq. 11)."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ed2rec.errors import RunError
 from ed2rec.indexers.contract import IndexTable
-from ed2rec.instructions.examples import Batch, PackedBatches
+from ed2rec.instructions.examples import Batch
+from ed2rec.instructions.packing import PackedBatches
 from ed2rec.model import JointModel
 
 WEIGHTS = "model.safetensors"
@@ -38,17 +40,30 @@ class JointArguments(TrainingArguments):
 
 
 class JointTrainer(Trainer):
-    """Trainer over `PackedBatches`: named losses, two learning rates, and checkpoints that hold the index tables."""
+    """Trainer over `PackedBatches`: named losses, two learning rates, and checkpoints that hold the index tables.
+
+    tasks: names of the tasks that examples are numbered by; the logs have each one's loss per supervised token
+    (`nll_NAME`) and its share of all tokens, shown ones included (`share_NAME`).
+    """
 
     args: JointArguments
     model: JointModel
     train_dataset: PackedBatches
 
-    def __init__(self, model: JointModel, args: JointArguments, batches: PackedBatches, callbacks: list[Any]) -> None:
+    def __init__(
+        self,
+        model: JointModel,
+        args: JointArguments,
+        batches: PackedBatches,
+        callbacks: list[Any],
+        tasks: Sequence[str] = ("sequential",),
+    ) -> None:
         super().__init__(model=model, args=args, train_dataset=batches, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False
         self.sums: dict[str, float] = defaultdict(float)
+        self.tasks = tasks
+        self.by_task = torch.zeros(3, len(tasks), device=args.device)  # nll, supervised tokens, all tokens
 
     def get_train_dataloader(self) -> DataLoader:
         """Plain: a prefetching loader would make a batch before the refresh that it has to see."""
@@ -58,11 +73,15 @@ class JointTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        out = model(Batch(**inputs))
+        batch = Batch(**inputs)
+        out = model(batch)
         for name, value in out.losses.items():
             self.sums[name] += value.detach()
         self.sums["steps"] += 1
         self.sums["targets"] += out.targets
+        counted = (out.task_nll, out.task_tokens, torch.bincount(batch.task[batch.segment > 0]))
+        for row, found in zip(self.by_task, counted, strict=True):
+            row[: len(found)] += found
         return (out.loss, out) if return_outputs else out.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -71,6 +90,11 @@ class JointTrainer(Trainer):
             logs["targets"] = self.sums.pop("targets")
             logs |= {f"loss_{name}": float(total) / steps for name, total in self.sums.items()}
             self.sums.clear()
+            for task, (nll, supervised, tokens) in zip(self.tasks, self.by_task.T.tolist(), strict=True):
+                if tokens:
+                    share = tokens / float(self.by_task[2].sum())
+                    logs |= {f"nll_{task}": nll / max(1.0, supervised), f"share_{task}": share}
+            self.by_task.zero_()
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tabl
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,18 +25,30 @@ from ed2rec.decoding import head_is_plain
 from ed2rec.encoding import Whitening, encode_texts
 from ed2rec.errors import BackboneError, ConfigError, RunError
 from ed2rec.evaluation.ranking import evaluate
-from ed2rec.generative import GenerativeRecommender, choose_device, computing_type
+from ed2rec.generative import GenerativeRecommender, choose_device, computing_type, save_wordings
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.fitting import fit
 from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
-from ed2rec.instructions.examples import ExamplePlan, PackedBatches
 from ed2rec.instructions.neighbours import nearest
-from ed2rec.instructions.templates import INSTRUCTIONS, QUESTION, SEQUENTIAL, Wording, wordings
+from ed2rec.instructions.packing import PackedBatches
+from ed2rec.instructions.sequential import SequentialPlan
+from ed2rec.instructions.tasks import Mixture, Task
+from ed2rec.instructions.templates import (
+    HISTORY_FIRST,
+    INSTRUCTIONS,
+    QUESTION,
+    SEQUENTIAL,
+    WORDINGS,
+    Wording,
+    read_wordings,
+    wordings,
+)
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
 from ed2rec.runs import Trained
 from ed2rec.settings import Settings
+from ed2rec.training.assignments import build_tasks, gather
 from ed2rec.training.callbacks import MoveIndex, Tell, Validate
 from ed2rec.training.history import History
 from ed2rec.training.joint import JointArguments, JointTrainer, last_checkpoint
@@ -62,7 +74,9 @@ class Parts:
 
     tokenizer: PreTrainedTokenizerFast
     model: JointModel
+    spoken: Mapping[str, Sequence[str]]  # the wordings by task, "sequential" first
     asked: list[Wording]
+    tasks: list[Task]
     serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
     facts: dict[str, Any]
     whitenings: dict[Kind, Whitening]
@@ -78,7 +92,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
     parts = build_parts(dataset, settings, progress)
     model, t = parts.model, settings.training
-    plan = ExamplePlan(
+    plan = SequentialPlan(
         split.train,
         parts.asked,
         user_reads=_reads(split.train.lengths, settings) if settings.indexer.user_reads == "half" else None,
@@ -89,8 +103,9 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         neighbours=nearest(model.items.embeddings, known=_known(model.items)) if t.neighbours else None,
         walks=t.neighbours,
     )
+    mixture = Mixture(plan, parts.tasks, settings.tasks.share, model.index_tokens().lengths())
     batches = PackedBatches(
-        plan, model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
+        mixture, model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
     )
     batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
     schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes)
@@ -112,6 +127,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
             Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
         ],
+        mixture.names,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
@@ -148,11 +164,18 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     if settings.indexer.users:
         users = user_texts(dataset, split.train.lengths, settings.data.max_characters)
         early = user_texts(dataset, _reads(split.train.lengths, settings), settings.data.max_characters)
+    known = _reads(split.train.lengths, settings) if settings.indexer.user_reads == "half" else None
+    material = gather(dataset, split.train, settings.tasks.use if settings.tasks.share else (),
+                      users=bool(users), reads=known, substitutes=settings.tasks.substitutes)  # fmt: skip
+    spoken = WORDINGS | (read_wordings(Path(settings.tasks.prompts)) if settings.tasks.prompts else {})
     progress("backbone", 0, 1, settings.backbone.name)
-    tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL, *QUESTION])
+    said = [HISTORY_FIRST, *(text for task in material.rows for text in spoken[task])]
+    tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL, *QUESTION, *said, *material.texts()])
+    tasks = build_tasks(material, tokenizer, spoken, split.train, len(items),
+                        max_tokens=settings.tasks.max_tokens, max_history=settings.data.max_history)  # fmt: skip
     llm.to(device)  # type: ignore[arg-type]
     item_side = _encode(items, llm, tokenizer, settings, "items", progress)
-    facts: dict[str, Any] = {"items without text": item_side.without_text}
+    facts: dict[str, Any] = {"items without text": item_side.without_text, "tasks": material.facts()}
     branches: dict[Kind, Branch] = {"item": _branch("item", item_side, settings, progress)}
     whitenings: dict[Kind, Whitening] = {"item": item_side.whitening}
     serving: Tensor | None = None
@@ -206,8 +229,10 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
             return None
         return build(model.users.quantiser, serving.to(device), settings.indexer.separate, SUFFIXES)
 
-    asked = wordings(tokenizer, INSTRUCTIONS[t.instruction])
-    return Parts(tokenizer, model, asked, serving_users, facts, whitenings)
+    sequential = INSTRUCTIONS[t.instruction]
+    known_as = {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks}
+    asked = wordings(tokenizer, sequential)
+    return Parts(tokenizer, model, known_as, asked, tasks, serving_users, facts, whitenings)
 
 
 def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
@@ -232,6 +257,7 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
     (folder / "index").mkdir(parents=True)
     merge_lora(model.llm).save_pretrained(folder / "model")
     parts.tokenizer.save_pretrained(folder / "model")
+    save_wordings(folder, parts.spoken)
     model.items.table.save(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
     users = parts.serving_users()
     if users is not None:

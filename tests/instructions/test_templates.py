@@ -7,6 +7,11 @@ from ed2rec.errors import ConfigError
 from ed2rec.instructions.templates import QUESTION, SEQUENTIAL, Wording, wordings
 
 
+def sequential(text: str) -> Wording:
+    (wording,) = wordings(word_tokenizer(), (text,))
+    return wording
+
+
 def spelled(text: str) -> list[int]:
     return [WORDS.index(word) for word in text.split()]
 
@@ -16,39 +21,46 @@ def parts(wording: Wording) -> list[str | list[int]]:
 
 
 def test_a_wording_is_the_text_around_its_slots_after_the_beginning_of_sequence():
-    wording = Wording.of("recommend a next item for {user} history : {history}", word_tokenizer())
+    wording = sequential("recommend a next item for {user} history : {history}")
     assert parts(wording) == [spelled("<s> recommend a next item for"), "user", spelled("history :"), "history"]
     assert wording.text_tokens == 6 + 2 and wording.open_ended
 
 
 def test_a_question_behind_the_history_closes_the_wording():
-    wording = Wording.of("{history} , recommend for {user}", word_tokenizer())
-    assert parts(wording) == [spelled("<s>"), "history", spelled(", recommend for"), "user"]
+    wording = sequential("{history} , recommend for {user} answer : {item}")
+    assert parts(wording) == [
+        spelled("<s>"),
+        "history",
+        spelled(", recommend for"),
+        "user",
+        spelled("answer :"),
+        "item",
+    ]
     assert not wording.open_ended
 
 
 def test_a_tokenizer_without_beginning_of_sequence_adds_nothing():
     tokenizer = word_tokenizer()
     tokenizer.bos_token = None
-    assert parts(Wording.of("{user} {history}", tokenizer)) == ["user", "history"]
+    assert parts(Wording.of("{user} {history}", tokenizer, ("user", "history"), "history")) == ["user", "history"]
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "recommend {user}", "{history}", "{user} {user} {history}", "{user} {history} {item}", "{User} {history}",
+        "recommend {user}", "{history}", "{user} {user} {history}", "{user} {history} {query}", "{User} {history}",
         "no slots", "", "{} {user} {history}", "{history} and {user", "{user and {history}", "user} {history}",
-        "{{user}} {{history}} {user} {history}",
+        "{{user}} {{history}} {user} {history}", "{history} {user}", "{user} {history} please",
     ],
 )  # fmt: skip
 def test_slots_that_are_missing_doubled_unknown_or_open_are_refused(text):
-    with pytest.raises(ConfigError, match=r"it needs \{user\} and \{history\}, once each") as error:
-        Wording.of(text, word_tokenizer())
+    with pytest.raises(ConfigError, match=r"it needs \{user\}, \{history\}.*, once each, and must end") as error:
+        sequential(text)
     assert "\n" not in str(error.value)
 
 
 def test_a_lone_brace_is_text():
-    wording = Wording.of("{user} } {history}", word_tokenizer())
+    wording = sequential("{user} } {history}")
     assert [part for part in wording.parts if isinstance(part, str)] == ["user", "history"]
 
 
@@ -56,4 +68,4 @@ def test_the_wordings_that_are_used_end_with_the_history_and_the_paper_s_does_no
     several = wordings(word_tokenizer())
     assert [wording.text for wording in several] == list(SEQUENTIAL)
     assert len(several) > 1 and all(wording.open_ended for wording in several)
-    assert not Wording.of(QUESTION[0], word_tokenizer()).open_ended
+    assert not sequential(QUESTION[0]).open_ended

@@ -8,35 +8,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import ASKED, QUESTION, example
+from small import ASKED, QUESTION
 from worlds import WORDS, table_of, word_tokenizer
 
 from ed2rec.data.dataset import Histories
 from ed2rec.errors import DataError
-from ed2rec.instructions.examples import (
-    ITEM,
-    TEXT,
-    USER,
-    Example,
-    ExamplePlan,
-    IndexTokens,
-    PackedBatches,
-    collate,
-    lay_out,
-    pack,
-    prompt,
-)
-from ed2rec.instructions.templates import Wording
+from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, IndexTokens, collate, lay_out, prompt
+from ed2rec.instructions.packing import PackedBatches, pack
+from ed2rec.instructions.sequential import SequentialPlan, before, sequential
+from ed2rec.instructions.templates import Wording, wordings
 from ed2rec.vocabulary import IndexVocabulary
 
 TOKENIZER = word_tokenizer()
-OPEN, CLOSED = (Wording.of(text, TOKENIZER) for text in (ASKED, QUESTION))
+OPEN, CLOSED = wordings(TOKENIZER, (ASKED, QUESTION))
 # Items 0 and 3 share their codes and have suffixes.
 ITEMS = table_of([[0, 1], [2, 0], [1, 1], [0, 1], [2, 2]], (3, 3))
 USERS = table_of([[1], [0], [2], [1]], (3,))
 VOCABULARY = IndexVocabulary(len(WORDS), (3, 3), (3,), 4, 4)
 INDEX = IndexTokens(VOCABULARY.token_ids("item", ITEMS), VOCABULARY.token_ids("user", USERS), VOCABULARY.unknown_user)
 NAMES = dict(enumerate([*WORDS, *VOCABULARY.tokens()]))
+
+
+def example(items: list[int], user: int = -1, first: int = 1, wording: Wording = OPEN) -> Example:
+    return sequential(wording, user, np.array(items, np.int32), first)
 
 
 def names(ids) -> str:
@@ -47,7 +41,7 @@ def names(ids) -> str:
 
 
 def test_an_example_is_laid_out_as_written_by_hand():
-    tokens = lay_out(example([1, 0, 2], user=0, first=1), OPEN, INDEX)
+    tokens = lay_out(example([1, 0, 2], user=0, first=1), INDEX)
     assert names(tokens.ids) == (
         "<s> recommend a next item for user <ua_1> <up_0> history : <a_2> <b_0> <a_0> <b_1> <p_0> <a_1> <b_1>"
     )
@@ -58,7 +52,7 @@ def test_an_example_is_laid_out_as_written_by_hand():
 
 
 def test_a_question_behind_the_history_asks_for_the_last_item_only():
-    tokens = lay_out(example([1, 0, 2], user=1, first=1), CLOSED, INDEX)
+    tokens = lay_out(example([1, 0, 2], user=1, wording=CLOSED), INDEX)
     assert names(tokens.ids) == (
         "<s> history in order : <a_2> <b_0> <a_0> <b_1> <p_0> , recommend a next item for the user <ua_0> : answer "
         "<a_1> <b_1>"
@@ -68,7 +62,7 @@ def test_a_question_behind_the_history_asks_for_the_last_item_only():
 
 @pytest.mark.parametrize(("user", "index"), [(-1, INDEX), (2, INDEX._replace(users=np.zeros((0, 0), np.int64)))])
 def test_a_user_without_index_is_shown_as_unknown(user, index):
-    tokens = lay_out(example([1, 2], user=user), OPEN, index)
+    tokens = lay_out(example([1, 2], user=user), index)
     assert names(tokens.ids[7:8]) == "<ua_unk>" and tokens.kind[7] == TEXT
 
 
@@ -77,8 +71,8 @@ histories = st.lists(st.integers(0, len(ITEMS) - 1), max_size=6)
 
 @given(histories, st.integers(-1, len(USERS) - 1), st.sampled_from([OPEN, CLOSED]), st.integers(0, len(ITEMS) - 1))
 def test_a_prompt_is_the_beginning_of_what_is_trained_up_to_the_answer(history, user, wording, answer):
-    trained = lay_out(Example(user, np.array([*history, answer]), len(history), 0), wording, INDEX)
-    asked = prompt(np.array(history, np.int64), user, wording, INDEX)
+    trained = lay_out(example([*history, answer], user, len(history), wording), INDEX)
+    asked = prompt(wording, before(user, np.array(history, np.int64)), INDEX)
     assert trained.ids[: len(asked)].tolist() == asked.tolist()
     assert trained.ids[len(asked) :].tolist() == [i for i in INDEX.items[answer].tolist() if i >= 0]
     assert trained.target.tolist() == [False] * len(asked) + [True] * (len(trained.ids) - len(asked))
@@ -87,14 +81,26 @@ def test_a_prompt_is_the_beginning_of_what_is_trained_up_to_the_answer(history, 
 # Which examples an epoch has.
 
 
-def plan_of(*lengths: int, **options) -> ExamplePlan:
+def plan_of(*lengths: int, **options) -> SequentialPlan:
     """Users whose k-th item is number k, so that an item says where in the history it stands."""
-    return ExamplePlan(Histories.from_lists([range(length) for length in lengths]), [OPEN], **options)
+    return SequentialPlan(Histories.from_lists([range(length) for length in lengths]), [OPEN], **options)
+
+
+def user_of(e: Example) -> int:
+    return int(e.slots["user"].values[0])
+
+
+def items_of(e: Example) -> list[int]:
+    return [int(item) for slot in ("history", "item") if slot in e.slots for item in e.slots[slot].values]
+
+
+def first_of(e: Example) -> int:
+    return e.slots["history"].first
 
 
 def supervised(examples: list[Example]) -> Counter:
     """(user or -1, target) → how often."""
-    return Counter((e.user, int(item)) for e in examples for item in e.items[e.first :])
+    return Counter((user_of(e), int(item)) for e in examples for item in items_of(e)[first_of(e) :])
 
 
 lengths = st.lists(st.integers(0, 30), min_size=1, max_size=5)
@@ -107,17 +113,18 @@ def test_every_target_is_supervised_exactly_once_after_what_precedes_it(lengths,
     expected = Counter((user, target) for user, length in enumerate(lengths) for target in range(1, length))
     assert supervised(examples) == expected
     for e in examples:
-        start = int(e.items[0])
-        assert e.items.tolist() == list(range(start, start + len(e.items))), "consecutive items of the history"
-        assert 1 <= e.first < len(e.items) <= max_history + 1
+        items = items_of(e)
+        start = items[0]
+        assert items == list(range(start, start + len(items))), "consecutive items of the history"
+        assert 1 <= first_of(e) < len(items) <= max_history + 1
         if not dense:
-            assert e.first == len(e.items) - 1
-            assert start == max(0, int(e.items[-1]) - max_history), "the longest context that is allowed"
+            assert first_of(e) == len(items) - 1
+            assert start == max(0, items[-1] - max_history), "the longest context that is allowed"
 
 
 def test_windows_of_a_long_history_move_from_epoch_to_epoch():
     plan = plan_of(30, max_history=7)
-    cuts = {tuple(int(e.items[0]) for e in plan.draw(np.random.default_rng(seed))) for seed in range(30)}
+    cuts = {tuple(items_of(e)[0] for e in plan.draw(np.random.default_rng(seed))) for seed in range(30)}
     assert len(cuts) == 7, "each position of the first cut"
     assert {start for cut in cuts for start in cut} == set(range(29)), "every position may be a window's first"
 
@@ -127,15 +134,15 @@ def test_no_item_that_the_user_index_was_made_from_is_a_target_beside_it(lengths
     reads = (np.array(lengths) + 1) // 2
     plan = plan_of(*lengths, max_history=4, user_dropout=0.3, user_reads=reads, dense=dense)
     for e in plan.draw(np.random.default_rng(seed)):
-        assert 1 <= e.first < len(e.items)
-        if e.user >= 0:
-            assert (e.items[e.first :] >= reads[e.user]).all()
+        assert 1 <= first_of(e) < len(items_of(e))
+        if user_of(e) >= 0:
+            assert min(items_of(e)[first_of(e) :]) >= reads[user_of(e)]
 
 
 def test_what_the_user_index_knows_is_learned_without_it():
     """10 items, 5 of them read, windows of 4 targets: all are learned, the later ones beside the index."""
     examples = plan_of(10, max_history=3, user_dropout=0.0, user_reads=np.array([5])).draw(np.random.default_rng(0))
-    unknown, known = (supervised([e for e in examples if e.user == user]) for user in (-1, 0))
+    unknown, known = (supervised([e for e in examples if user_of(e) == user]) for user in (-1, 0))
     assert set(known) == {(0, item) for item in range(5, 10)}
     assert {item for _, item in unknown} <= set(range(1, 5)) and len(unknown) >= 2
 
@@ -143,16 +150,16 @@ def test_what_the_user_index_knows_is_learned_without_it():
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.3, 0.25, 0.35), (1.0, 1, 1)])
 def test_the_user_is_dropped_as_often_as_asked(share, low, high):
     examples = plan_of(*[3] * 2000, user_dropout=share).draw(np.random.default_rng(0))
-    assert low <= np.mean([e.user < 0 for e in examples]) <= high
+    assert low <= np.mean([user_of(e) < 0 for e in examples]) <= high
 
 
 def test_without_a_user_branch_nobody_is_shown():
-    assert {e.user for e in plan_of(3, 4, has_users=False, user_dropout=0.0).draw(np.random.default_rng(0))} == {-1}
+    assert {user_of(e) for e in plan_of(3, 4, has_users=False, user_dropout=0.0).draw(np.random.default_rng(0))} == {-1}
 
 
 def test_wordings_are_drawn_alike():
     plan = replace(plan_of(*[2] * 2000), wordings=[OPEN, CLOSED])
-    assert 0.45 < np.mean([e.wording for e in plan.draw(np.random.default_rng(0))]) < 0.55
+    assert 0.45 < np.mean([e.wording is OPEN for e in plan.draw(np.random.default_rng(0))]) < 0.55
 
 
 # Rows.
@@ -171,9 +178,9 @@ def test_packing_fills_rows():
 
 
 def test_a_label_stands_one_position_before_its_token_and_padding_says_nothing():
-    rows = [[lay_out(example([1, 0], user=0), OPEN, INDEX), lay_out(example([2, 4]), OPEN, INDEX)]]
-    rows.append([lay_out(example([3, 1, 2], user=2, first=2), CLOSED, INDEX)])
-    batch = collate(rows, pad=2)
+    rows = [[lay_out(example([1, 0], user=0), INDEX), lay_out(example([2, 4]), INDEX)]]
+    rows.append([lay_out(example([3, 1, 2], user=2, wording=CLOSED), INDEX)])
+    batch = collate([[(tokens, 4 + place) for place, tokens in enumerate(row)] for row in rows], pad=2)
     assert batch.targets == 3
     for r, row in enumerate(rows):
         start = 0
@@ -182,15 +189,18 @@ def test_a_label_stands_one_position_before_its_token_and_padding_says_nothing()
             assert batch.input_ids[r, start:stop].tolist() == tokens.ids.tolist()
             assert batch.position_ids[r, start:stop].tolist() == list(range(stop - start))
             assert batch.segment[r, start:stop].unique().tolist() == [segment]
+            assert batch.task[r, start:stop].unique().tolist() == [3 + segment]
             for place in range(start, stop):
                 target = place + 1 < stop and tokens.target[place + 1 - start]
                 assert batch.labels[r, place] == (tokens.ids[place + 1 - start] if target else -100)
                 assert batch.label_level[r, place] == (tokens.level[place + 1 - start] if target else -1)
+                assert batch.label_kind[r, place] == (tokens.kind[place + 1 - start] if target else -1)
             start = stop
         padding = slice(start, None)
         assert (batch.input_ids[r, padding] == 2).all() and (batch.labels[r, padding] == -100).all()
         assert (batch.segment[r, padding] == 0).all() and (batch.kind[r, padding] == TEXT).all()
-        assert (batch.label_level[r, padding] == -1).all()
+        for name in ("task", "label_kind", "label_level"):
+            assert (getattr(batch, name)[r, padding] == -1).all()
 
 
 # Batches by number.
@@ -200,7 +210,7 @@ def batches_of(lengths=(9,) * 40, dense: bool = True, index=lambda: INDEX, **opt
     generator = np.random.default_rng(0)
     lists = [generator.integers(0, len(ITEMS), length) for length in lengths]
     asked = [OPEN] if dense else [OPEN, CLOSED]
-    plan = ExamplePlan(Histories.from_lists(lists), asked, dense=dense, has_users=False)
+    plan = SequentialPlan(Histories.from_lists(lists), asked, dense=dense, has_users=False)
     return PackedBatches(plan, index, 2, **({"batch_tokens": 512} | options))
 
 

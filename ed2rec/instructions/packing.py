@@ -1,0 +1,105 @@
+"""Examples → packed batches. Rows are filled with whole examples of all tasks.
+
+Which batch comes at which step depends on nothing but (seed, step) and the index table, so a resumed run sees the
+same ones.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+
+from ed2rec.errors import DataError
+from ed2rec.instructions.examples import Batch, Example, IndexTokens, collate, lay_out, length_of
+
+
+class Plan(Protocol):
+    """Draws an epoch's examples; the same random state gives the same ones."""
+
+    def draw(self, random: np.random.Generator) -> list[Example]: ...
+
+
+def pack(lengths: Sequence[int] | np.ndarray, width: int, open_rows: int = 64) -> list[list[int]]:
+    """Fill rows of `width` tokens with whole examples, first fit in the given order; `open_rows` are kept to fill up.
+
+    Every example appears once; one longer than `width` gets a row of its own.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    opened: list[int] = []
+    for i, length in enumerate(lengths):
+        for slot, row in enumerate(opened):
+            if room[row] >= length:
+                rows[row].append(i)
+                room[row] -= int(length)
+                if room[row] < 8:  # nothing fits any more
+                    opened.pop(slot)
+                break
+        else:
+            rows.append([i])
+            room.append(width - int(length))
+            opened.append(len(rows) - 1)
+            if len(opened) > open_rows:
+                opened.pop(int(np.argmin([room[row] for row in opened])))
+    return rows
+
+
+class PackedBatches(TorchDataset[Batch]):
+    """Batch number `step` of a training run, made when asked for, from the index tables of that moment.
+
+    index         the tables' token ids now; asked at every batch, so a refresh shows in the next one
+    batch_tokens  tokens of one batch, padding included
+    rank, world   this process takes every world-th row of a batch
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        index: Callable[[], IndexTokens],
+        pad: int,
+        batch_tokens: int = 4096,
+        packed: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.plan, self.index, self.pad, self.packed, self.seed = plan, index, pad, packed, seed
+        self.batch_tokens, self.rank, self.world = batch_tokens, rank, world
+        # Packing goes by the lengths of the first tables: a resumed run has later ones and must pack the same rows.
+        self._lengths = self.index().lengths()
+        self._epoch, self._rows = -1, [[0]]
+        self._examples: list[Example] = []
+        self.steps_per_epoch = 1
+        self.steps_per_epoch = max(1, round(self._prepare(0) / batch_tokens))
+        self.steps = self.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._prepare(epoch)
+        rows = self._rows[place :: self.steps_per_epoch][self.rank :: self.world] or self._rows[:1]
+        index = self.index()
+        examples = [[self._examples[i] for i in row] for row in rows]
+        return collate([[(lay_out(e, index), e.task) for e in row] for row in examples], self.pad)
+
+    def _prepare(self, epoch: int) -> int:
+        """Draw, shuffle and pack an epoch; returns its tokens, padding included."""
+        random = np.random.default_rng([self.seed, epoch])
+        examples = self.plan.draw(random)
+        if not examples:
+            raise DataError(
+                "no user has two items to train on (the last two are kept for validation and test): give a longer log, "
+                "or prepare it with a higher --k-core"
+            )
+        order = random.permutation(len(examples))
+        self._examples = [examples[i] for i in order]
+        lengths = np.array([length_of(example, *self._lengths) for example in self._examples])
+        width = max(128, -(-int(lengths.max()) // 32) * 32)
+        rows = pack(lengths, width) if self.packed else [[i] for i in range(len(lengths))]
+        self._rows = [rows[i] for i in random.permutation(len(rows))]
+        self._epoch = epoch
+        return len(rows) * (width if self.packed else int(lengths.max()))
