@@ -58,6 +58,9 @@ class EncodingSettings(Group):
 
 
 class IndexerSettings(Group):
+    kind: Literal["hvqae", "lsh"] = "hvqae"
+    """What makes the indices: hvqae, the generator that learns along, or lsh, random hyperplanes (appendix I; sizes are
+    then equal powers of two). With refreshes, lsh hashes the texts as the LLM reads them at that moment."""
     items: tuple[int, ...] = (256, 256, 256, 256)
     """Codes per level of the item index."""
     users: tuple[int, ...] = (256, 256, 256, 256)
