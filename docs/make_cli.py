@@ -45,7 +45,13 @@ def _pages(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
 
 
 def _presets() -> str:
-    lines = ["## Presets", "", "`--preset NAME`; a preset changes only what it names.", ""]
+    lines = [
+        "## Presets",
+        "",
+        "`--preset NAME`; a preset changes only what it names. Several go on top of one another, the later winning:",
+        "`--preset small --preset wo-user` or `--preset small,wo-user`.",
+        "",
+    ]
     for name in presets():
         first, *rest = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         changed = "\n".join(line for line in rest if line.strip() and not line.startswith("#"))

@@ -33,6 +33,12 @@ app.add_typer(data_app, name="data")
 UsageFault: type[Exception] = typer.BadParameter.__mro__[2]
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+PresetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="Named settings; repeatable, the later on top. A wrong name lists all."
+    ),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
 DatasetOption = Annotated[Path | None, typer.Option("--dataset", help="The run's dataset, if it has moved since.")]
 
@@ -114,7 +120,7 @@ def train(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write; a run there is replaced at the end.")],
     model: Annotated[str | None, typer.Option(help="ed2 (default), popularity or textknn.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Named settings; a wrong name lists them.")] = None,
+    preset: PresetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML settings, such as the config.yaml of a run.")] = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
@@ -125,6 +131,7 @@ def train(
     \b
     Examples:
       ed2 train datasets/ml-100k --out runs/ml-100k --set training.epochs=5
+      ed2 train datasets/ml-100k --out runs/no-user --preset small --preset wo-user
       ed2 train datasets/ml-100k --out runs/popular --model popularity
     """
     from ed2rec import terminal, workflow
@@ -307,7 +314,9 @@ def demo(
     source: Annotated[
         Path | None, typer.Option(help="A local ml-100k archive or folder (or the recbole wheel): no download.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Named settings.")] = "demo",
+    preset: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Named settings; repeatable.", show_default="demo")
+    ] = None,
     set_: SetOption = None,
     user: Annotated[str | None, typer.Option(metavar="ID", help="Whose recommendations are shown.")] = None,
 ) -> None:
@@ -321,7 +330,7 @@ def demo(
     from ed2rec.config import resolve
     from ed2rec.demo import run_demo
 
-    settings = resolve(preset, set_ or ())
+    settings = resolve(preset or "demo", set_ or ())
     with terminal.progress() as progress:
         result = run_demo(out, settings, source=source, user_id=user, progress=progress)
     terminal.print_metrics(result.rows, f"ml-100k, test, {result.users:,} users")

@@ -1,9 +1,11 @@
 """Settings: presets and YAML in, validated and frozen values out; a mistake names its place and the nearest match.
 
     settings = resolve("demo", ["training.epochs=3"])
+    variant = resolve(["small", "wo-user"])
 
-Later sources win: the defaults in settings.py, then the preset (which may `extends:` another), then a file, then each
-`--set group.key=value`. To add a setting, add one line with its docstring to its group there: `--set`, presets, the
+Later sources win: the defaults in settings.py, then each preset (which may `extends:` another), then a file, then each
+`--set group.key=value`. A preset that holds nothing but one difference (a row of the paper's ablations) goes on top of
+any other. To add a setting, add one line with its docstring to its group there: `--set`, presets, the
 saved copy and `explain` follow from it. Nothing below the command line ever receives a Settings object, only plain
 values.
 """
@@ -21,26 +23,27 @@ from pydantic import BaseModel, ValidationError
 from ed2rec.errors import ConfigError
 from ed2rec.settings import Settings
 
-__all__ = ["Settings", "explain", "presets", "resolve"]
+__all__ = ["Settings", "differences", "explain", "preset_names", "presets", "resolve"]
 
 PRESETS = Path(__file__).parent / "presets"
 
 
 def resolve(
-    preset: str | None = None,
+    preset: str | Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     file: Path | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Merge the sources, later ones winning, and validate.
 
-    preset: a name in `presets()` or None for the plain defaults. overrides: "group.key=value", the value read as
+    preset: names in `presets()`, the later on top of the earlier ("small", "small,wo-user" or a list of them); None for
+    the plain defaults. overrides: "group.key=value", the value read as
     YAML. file: YAML with the same groups. extra: dotted keys that command-line options of their own stand for
     ("seed"). Raises ConfigError with one line that names the source, the key and what is allowed.
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    sources = _preset_chain(preset) if preset is not None else []
+    sources = [source for name in preset_names(preset) for source in _preset_chain(name)]
     if file is not None:
         sources.append((str(file), _read(file)))
     sources += [(f"--set {text}", _parse_override(text)) for text in overrides]
@@ -59,6 +62,17 @@ def resolve(
 def presets() -> list[str]:
     """Names of the presets that ship with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_names(given: str | Sequence[str] | None) -> list[str]:
+    """ "a,b", ["a,b"] or ["a", "b"] → ["a", "b"]."""
+    texts = [given] if isinstance(given, str) else given or []
+    return [name.strip() for text in texts for name in text.split(",")]
+
+
+def differences(preset: str) -> dict[str, Any]:
+    """Dotted key → value of everything that the preset, with those it extends, sets."""
+    return {key: value for _, tree in _preset_chain(preset) for key, value in _leaves(tree)}
 
 
 def explain() -> Iterator[tuple[str, str, str]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ed2rec.errors import RunError
+from ed2rec.errors import ConfigError, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.runs import RunFolder, open_run
 from ed2rec.workflow import its_dataset
@@ -72,6 +73,55 @@ def spell(table: IndexTable, item: int) -> str:
 def code_counts(table: IndexTable) -> list[np.ndarray]:
     """For every level, how many entities carry each code."""
     return [np.bincount(column, minlength=size) for column, size in zip(table.codes.T, table.sizes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """How many items of each category carry each code. counts: (categories, codes), both the most frequent first; the
+    rest of either stands last, as "others"."""
+
+    categories: list[str]
+    codes: list[str]
+    counts: np.ndarray
+
+
+def categories_by_code(
+    run: Path, dataset_folder: Path | None = None, level: int = 0, categories: int = 12, codes: int = 12
+) -> Crossing:
+    """The run's items by category and by their code of one level (0: the first). categories, codes: how many of each
+    are told apart. Items without category (or brand, where the dataset has no categories) are left out."""
+    folder = open_run(run)
+    dataset = its_dataset(folder, dataset_folder)
+    table = _table(folder, "items", dataset.items["item_id"].to_list())
+    if not 0 <= level < table.levels:
+        raise ConfigError(f"level {level}, but the index has levels 0 to {table.levels - 1}")
+    labels = np.array(telling_categories(dataset.items["categories"].to_list(), dataset.items["brand"].to_list()))
+    known = labels != ""
+    rows, row = _most(labels[known], categories)
+    letter = LETTERS[level]
+    columns, column = _most(np.array([f"{letter}_{code}" for code in table.codes[known, level]]), codes)
+    counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
+    np.add.at(counts, (row, column), 1)
+    return Crossing(rows, columns, counts)
+
+
+def telling_categories(categories: Sequence[str], brands: Sequence[str]) -> list[str]:
+    """One label an item: of its categories ("Musical Instruments,Keyboards,Pianos") the first that at most half of the
+    items with categories have, for the root says nothing; its brand where no item has categories; "" where unknown."""
+    paths = [[part.strip() for part in text.split(",") if part.strip()] for text in categories]
+    if not any(paths):
+        return list(brands)
+    shared = Counter(part for path in paths for part in set(path))
+    most = sum(map(bool, paths)) / 2
+    return [next((part for part in path if shared[part] <= most), path[-1] if path else "") for path in paths]
+
+
+def _most(labels: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+    """The most frequent labels, then "others" where there are more; and the place of every label among them."""
+    ranked = [name for name, _ in sorted(Counter(labels.tolist()).items(), key=lambda pair: (-pair[1], pair[0]))]
+    kept = ranked if len(ranked) <= limit else [*ranked[:limit], "others"]
+    place = {name: min(number, limit) for number, name in enumerate(ranked)}
+    return kept, np.array([place[name] for name in labels.tolist()], dtype=np.int64)
 
 
 def tables(folder: RunFolder) -> dict[str, IndexTable]:

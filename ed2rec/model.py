@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ed2rec.indexers.contract import IndexTable
+from ed2rec.indexers.lsh import RandomHyperplanes
 from ed2rec.indexers.variational import LOSS_WEIGHTS, Quantised, VariationalQuantiser
 from ed2rec.instructions.examples import ITEM, TEXT, USER, Batch, IndexTokens
 from ed2rec.regulator import Regulator
@@ -29,25 +30,42 @@ from ed2rec.vocabulary import IndexVocabulary, Kind
 
 
 class Branch(nn.Module):
-    """One half of the dual generator: its quantiser, its entities' embeddings, and their index table now.
+    """One half of the dual generator: its indexer, its entities' embeddings, and their index table now.
 
-    embeddings  (K, E) what the quantiser reads (X_T, whitened)
+    indexer     makes the codes; where it learns along (HVQAE), `quantiser` is the same object
+    embeddings  (K, E) what the indexer reads (X_T, whitened)
+    serving     (K, E) what it reads for recommending, where that is more than training may show (users)
+    rereads     the embeddings are made anew in training (D-LSH): `serving` belongs to the state that is saved
     teacher     (K, H) what the LLM's view of the index is aligned with (X_T, centred); zero rows have no text
     """
 
     embeddings: Tensor
+    serving: Tensor | None
     teacher: Tensor
     codes: Tensor
 
     def __init__(
-        self, kind: Kind, quantiser: VariationalQuantiser, embeddings: Tensor, teacher: Tensor, table: IndexTable
+        self,
+        kind: Kind,
+        indexer: VariationalQuantiser | RandomHyperplanes,
+        embeddings: Tensor,
+        teacher: Tensor,
+        table: IndexTable,
+        serving: Tensor | None = None,
+        rereads: bool = False,
     ) -> None:
         super().__init__()
-        self.kind, self.quantiser = kind, quantiser
+        self.kind, self.indexer = kind, indexer
         self.register_buffer("embeddings", embeddings, persistent=False)
+        self.register_buffer("serving", None if serving is None else serving.clone(), persistent=rereads)
         self.register_buffer("teacher", teacher, persistent=False)
         self.register_buffer("codes", torch.zeros(0), persistent=False)
         self.table = table
+
+    @property
+    def quantiser(self) -> VariationalQuantiser | None:
+        """The indexer where it learns; None for hashing, which has nothing to learn."""
+        return self.indexer if isinstance(self.indexer, VariationalQuantiser) else None
 
     @property
     def table(self) -> IndexTable:
@@ -130,7 +148,7 @@ class JointModel(nn.Module):
         """From here on the tables and the generators stay as they are."""
         self.moving = False
         for branch in self.branches():
-            branch.quantiser.requires_grad_(False)
+            branch.indexer.requires_grad_(False)
 
     def forward(self, batch: Batch) -> JointOutput:
         entities = self._entities(batch) if self.moving else {}
@@ -139,7 +157,7 @@ class JointModel(nn.Module):
         losses = {"llm": nll.sum() / max(1, int((batch.label_kind >= 0).sum()))}
         for kind, found in entities.items():
             branch = self._branch(kind)
-            own = branch.quantiser.losses(found.quantised, branch.embeddings[found.numbers])
+            own = cast(VariationalQuantiser, branch.indexer).losses(found.quantised, branch.embeddings[found.numbers])
             weights = {name: self.reconstruction * weight for name, weight in LOSS_WEIGHTS.items() if weight}
             losses |= {f"{name}_{kind}": weight * own[name] for name, weight in weights.items() if weight}
             losses |= self.regulator.token(kind, found.quantised)
@@ -154,16 +172,18 @@ class JointModel(nn.Module):
         return self.items if kind == "item" or self.users is None else self.users
 
     def _entities(self, batch: Batch) -> dict[str, Entities]:
-        """Run the generators on the distinct entities whose tokens the batch shows."""
+        """Run the generators that learn on the distinct entities whose tokens the batch shows."""
         found: dict[str, Entities] = {}
         for branch in self.branches():
+            if branch.quantiser is None:
+                continue
             numbers = batch.number[batch.kind == (ITEM if branch.kind == "item" else USER)].unique()
             if len(numbers):
-                found[branch.kind] = self._quantise(branch, numbers)
+                found[branch.kind] = self._quantise(branch, branch.quantiser, numbers)
         return found
 
-    def _quantise(self, branch: Branch, numbers: Tensor) -> Entities:
-        quantised = branch.quantiser(branch.embeddings[numbers], branch.codes[numbers], sample=self.training)
+    def _quantise(self, branch: Branch, quantiser: VariationalQuantiser, numbers: Tensor) -> Entities:
+        quantised = quantiser(branch.embeddings[numbers], branch.codes[numbers], sample=self.training)
         rows = cast(Tensor, self.llm.get_input_embeddings().weight).detach()
         nudges = [
             (y - y.detach()) @ rows[self.vocabulary.slice_of(branch.kind, m)].float()

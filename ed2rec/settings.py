@@ -58,6 +58,9 @@ class EncodingSettings(Group):
 
 
 class IndexerSettings(Group):
+    kind: Literal["hvqae", "lsh"] = "hvqae"
+    """What makes the indices: hvqae, the generator that learns along, or lsh, random hyperplanes (appendix I; sizes are
+    then equal powers of two). With refreshes, lsh hashes the texts as the LLM reads them at that moment."""
     items: tuple[int, ...] = (256, 256, 256, 256)
     """Codes per level of the item index."""
     users: tuple[int, ...] = (256, 256, 256, 256)
@@ -135,9 +138,10 @@ class TrainingSettings(Group):
 
 
 class TaskSettings(Group):
-    use: Literal["auto"] | tuple[str, ...] = "auto"
-    """Tasks beside the sequential one (§2.4): auto takes all that the dataset has texts for; [] none; or a list of
-    copurchase, comment, query, preference, title, description, find, find-described."""
+    use: Literal["auto", "alignment"] | tuple[str, ...] = "auto"
+    """Tasks beside the sequential one (§2.4): auto takes all that the dataset has texts for, alignment those of them
+    that tie an item to its texts (title, description, find, find-described), [] none; or a list of these names and
+    copurchase, comment, query, preference."""
     share: float = Field(default=0.5, ge=0, le=0.5)
     """Largest share of the tokens for these tasks together; they have the same part of it each."""
     substitutes: bool = True

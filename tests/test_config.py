@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from ed2rec import config
-from ed2rec.config import Settings, explain, presets, resolve
+from ed2rec.config import Settings, differences, explain, presets, resolve
 from ed2rec.errors import ConfigError
 
 
@@ -36,6 +36,35 @@ def test_later_sources_win(tmp_path, monkeypatch):
     (tmp_path / "file.yml").write_text("decoding: {beam: 3}\ntraining: {lr: 0.3}\n")
     found = resolve("mine", ["decoding.beam=4"], tmp_path / "file.yml", {"seed": 9})
     assert (found.training.epochs, found.training.lr, found.decoding.beam, found.seed) == (2, 0.3, 4, 9)
+
+
+def test_presets_go_on_top_of_one_another_in_their_order():
+    small, both = resolve("small"), resolve(["small", "wo-user"])
+    assert both.indexer.users == () and both.training == small.training and both.backbone == small.backbone
+    assert resolve("small,wo-user") == resolve(["small,wo-user"]) == both
+    assert resolve(["wo-user", "small"]) == small  # the later wins
+    assert "no preset 'wo-usr'; the nearest is 'wo-user'" in refusal(preset="small,wo-usr")
+
+
+VARIANTS = sorted(set(presets()) - {"default", "demo", "small"})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_what_it_names_and_keeps_the_rest_of_any_preset(name):
+    changes = differences(name)
+    assert changes
+    for base in ("default", "small", "demo"):
+        before, after = (flat(resolve(preset)) for preset in (base, f"{base},{name}"))
+        assert {key for key in after if after[key] != before[key]} <= changes.keys()
+        assert all(after[key] == value for key, value in changes.items())
+
+
+def flat(settings: Settings) -> dict[str, object]:
+    """Dotted key → plain value."""
+    tree = settings.model_dump(mode="json")
+    groups = {name: value for name, value in tree.items() if isinstance(value, dict)}
+    single = {name: value for name, value in tree.items() if name not in groups}
+    return single | {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
 def test_the_resolved_copy_reads_back_to_the_same_settings(tmp_path):

@@ -66,8 +66,7 @@ def test_commands_in_the_documentation_parse(where, line):
 def test_presets_and_settings_in_the_documentation_exist(where, line):
     words = shlex.split(line, comments=True)
     given = [value for option, value in pairwise(words) if option == "--set"]
-    preset = next((value for option, value in pairwise(words) if option == "--preset"), None)
-    resolve(preset, given)
+    resolve([value for option, value in pairwise(words) if option == "--preset"], given)
 
 
 @pytest.mark.parametrize(("page", "text"), blocks(("python", "py")))

@@ -1,10 +1,14 @@
+import dataclasses
+
+import numpy as np
+import polars as pl
 import pytest
 from shops import dataset_of
 from worlds import table_of
 
-from ed2rec import inspection, runs, workflow
+from ed2rec import figures, inspection, runs, workflow
 from ed2rec.config import resolve
-from ed2rec.errors import RunError, UnknownEntity
+from ed2rec.errors import ConfigError, RunError, UnknownEntity
 
 CODES = [[0, 0], [0, 1], [0, 1], [1, 1], [2, 0]]
 
@@ -53,3 +57,30 @@ def test_unknown_items_and_runs_without_index_are_refused(run, tmp_path):
 def test_code_counts_add_up_to_the_entities():
     counts = inspection.code_counts(table_of(CODES, (3, 2)))
     assert [count.tolist() for count in counts] == [[3, 1, 1], [2, 3]]
+
+
+def test_categories_are_crossed_with_first_codes_the_most_frequent_first(run, tmp_path):
+    dataset = inspection.its_dataset(runs.open_run(run))
+    categories = ["Shop,Tea", "Shop,Tea,Green", "Shop,Tea", "", "Shop,Cups"]
+    items = dataset.items.with_columns(categories=pl.Series(categories))
+    dataclasses.replace(dataset, items=items).save(tmp_path / "with categories")
+    crossed = inspection.categories_by_code(run, tmp_path / "with categories")
+    # "Shop" and "Tea" are in 4 and 3 of 4 items: neither tells them apart, so the last of a path that has no other.
+    assert crossed.categories == ["Tea", "Cups", "Green"] and crossed.codes == ["a_0", "a_2"]
+    assert crossed.counts.tolist() == [[2, 0], [0, 1], [1, 0]]
+    few = inspection.categories_by_code(run, tmp_path / "with categories", level=1, categories=1)
+    assert few.categories == ["Tea", "others"] and few.counts.sum() == 4
+    with pytest.raises(ConfigError, match="levels 0 to 1"):
+        inspection.categories_by_code(run, tmp_path / "with categories", level=2)
+
+
+def test_brands_stand_in_where_a_dataset_has_no_categories():
+    assert inspection.telling_categories(["", ""], ["Acme", ""]) == ["Acme", ""]
+    assert inspection.telling_categories(["Music,Drums", "Music,Pianos", ""], ["x"] * 3) == ["Drums", "Pianos", ""]
+
+
+def test_the_picture_of_categories_has_a_piece_for_every_code(tmp_path):
+    crossing = inspection.Crossing(["Tea", "Cups"], ["a_0", "a_2"], np.array([[2, 1], [0, 1]]))
+    figure = figures.categories(crossing, "shop")
+    pieces = [bar.get_width() for bar in figure.axes[0].patches]
+    assert pieces == [0, 2, 1, 1] and len(figure.legends[0].get_texts()) == 2

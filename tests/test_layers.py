@@ -22,7 +22,7 @@ regulator model
 runs generative telling training
 baselines
 workflow
-charts report inspection doctor
+charts figures report inspection doctor
 summary serving terminal
 demo
 cli

@@ -1,4 +1,4 @@
-"""What else the LLM of a run can be asked, on a shop whose right answers are known: users mostly stay with one topic."""
+"""What else a run's LLM can be asked, in a shop whose right answers are known: users mostly stay with one topic."""
 
 import json
 
@@ -8,6 +8,7 @@ from small import TOPICS, shop, small_settings
 
 from ed2rec import workflow
 from ed2rec.cli import run_command
+from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import ConfigError, RunError, UnknownEntity
 from ed2rec.telling import Teller
 
@@ -70,14 +71,20 @@ def test_a_query_finds_items_of_its_topic(run, teller):
         assert [topic_of(int(item)) for item in best.items[0]].count(topic) >= 2
 
 
-def test_the_likely_users_of_an_item_like_its_topic(run, teller):
-    hits = []
-    for item in (2, 7, 12):
-        takers = np.array([user for user in range(45) if item in run.dataset.histories[user]][:2])
-        found = teller.users_for(item, takers, 5)
-        assert not set(found.items[0].tolist()) & set(takers.tolist())
-        hits += [user % 3 == topic_of(item) for user in found.items[0].tolist()]
-    assert np.mean(hits) > 0.6, "twice as often as by chance"
+def test_users_who_took_an_item_are_named_after_two_of_them(tmp_path):
+    """A quarter of all pairs of user and item is in the training log; of the pairs that the model names, half are."""
+    shop(users=45).save(tmp_path / "shop")
+    only = ["indexer.user_reads=all", 'tasks.use=["copurchase"]']
+    workflow.train(tmp_path / "shop", tmp_path / "run", small_settings(*LEARNS, *only))
+    run = workflow.load(tmp_path / "run")
+    train = leave_one_out(run.dataset.histories).train
+    named, all_pairs = [], [item in train[user] for user in range(45) for item in range(15)]
+    for item in range(15):
+        takers = np.array([user for user in range(45) if item in train[user]][:2])
+        found = workflow.tell(run).users_for(item, takers, 5).items[0].tolist()
+        assert not set(found) & set(takers.tolist()) and len(set(found)) == 5
+        named += [item in train[user] for user in found]
+    assert np.mean(all_pairs) < 0.3 and np.mean(named) > 0.45
 
 
 def test_the_likely_users_of_an_item_do_not_have_it_yet(run):

@@ -2,14 +2,16 @@
 
     omega'_m = sum_i 2^i [phi_(m,i) . X > 0],  i = 0..h-1,      Omega = <omega'_1, …, omega'_M>
 
-Static (S-LSH): one table for the whole training. Dynamic (D-LSH): the same planes, and a new table from the current
-text embeddings at every refresh. Nothing here is trained.
+Static (S-LSH): one table for the whole training. Dynamic (D-LSH): the same planes, and a new table from the text
+embeddings of the LLM as it is then, at every refresh. Nothing here is trained.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ed2rec.errors import ConfigError
 
 
 class RandomHyperplanes(nn.Module):
@@ -34,8 +36,13 @@ class RandomHyperplanes(nn.Module):
     @torch.no_grad()
     def initialise(self, embeddings: Tensor, seed: int = 0) -> None:
         """Centre on the data and draw the planes; the same seed gives the same planes on every device."""
-        self.centre.copy_(embeddings.float().mean(0))
+        self.recentre(embeddings)
         self.planes.copy_(torch.randn(self.planes.shape, generator=torch.Generator().manual_seed(seed)))
+
+    @torch.no_grad()
+    def recentre(self, embeddings: Tensor) -> None:
+        """Let the planes go through the mean of these embeddings, with the directions that they have."""
+        self.centre.copy_(embeddings.float().mean(0))
 
     def codes(self, x_BE: Tensor) -> Tensor:
         """(B, E) -> (B, M) int64 (Eq. 17-18)."""
@@ -55,3 +62,14 @@ class RandomHyperplanes(nn.Module):
                 gain = score.gather(1, codes[:, m, None]) - score.gather(1, keep_BM[:, m, None])
                 codes[:, m] = torch.where(gain.squeeze(1) > margins[m], codes[:, m], keep_BM[:, m])
         return codes, logits
+
+
+def bits_of(sizes: Sequence[int]) -> int:
+    """h where sizes = (2^h,) * M, h >= 1; ConfigError for any other sizes."""
+    bits = sizes[0].bit_length() - 1
+    if bits < 1 or any(size != 1 << bits for size in sizes):
+        raise ConfigError(
+            f"index sizes {list(sizes)} cannot be hashed: with indexer.kind=lsh every level has the same number of "
+            "codes and it is a power of two, for example [256, 256, 256, 256]"
+        )
+    return bits

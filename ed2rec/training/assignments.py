@@ -17,7 +17,7 @@ from ed2rec.data.associated import associated_users
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.errors import ConfigError
 from ed2rec.instructions.tasks import Task, copurchase, from_rows, read_texts
-from ed2rec.instructions.templates import FORMS, task_wordings
+from ed2rec.instructions.templates import FORMS, HIGH_ORDER, task_wordings
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Material:
 def gather(
     dataset: Dataset,
     train: Histories,
-    use: Literal["auto"] | Sequence[str],
+    use: Literal["auto", "alignment"] | Sequence[str],
     *,
     users: bool,
     reads: np.ndarray | None = None,
@@ -59,13 +59,15 @@ def gather(
 ) -> Material:
     """The rows of every task in `use` that the training part of the dataset has something for.
 
+    use     "auto" all of them, "alignment" those without users, or names, each of which must then be possible
     train   row u is the training history of user u
     users   whether there is a user index
     reads   (J,) how many of a user's interactions that index was made from: nothing of them is asked for beside it
 
     ConfigError for a task that does not exist, or that is named in `use` and cannot be had.
     """
-    wanted = FORMS if use == "auto" else use
+    sets = {"auto": tuple(FORMS), "alignment": tuple(task for task in FORMS if task not in HIGH_ORDER)}
+    wanted = sets[use] if isinstance(use, str) else use
     if unknown := [task for task in wanted if task not in FORMS]:
         raise ConfigError(f"tasks.use names {unknown[0]!r}; there are: {', '.join(FORMS)}")
     rows: dict[str, pl.DataFrame] = {}
@@ -84,7 +86,7 @@ def gather(
             rows[task] = found
         else:
             off[task] = _REASONS[task]
-    if use != "auto" and off:
+    if not isinstance(use, str) and off:
         task, reason = next(iter(off.items()))
         raise ConfigError(f"tasks.use asks for {task}, but {reason}: leave it out, or set tasks.use=auto")
     return Material(rows, off)

@@ -22,6 +22,7 @@ class MoveIndex(TrainerCallback):
 
     margin     in logits: how much better another code has to be
     max_share  of the entities may move in the first refresh; it falls linearly to a third of that in the last one
+    reread     called before every refresh: brings the branches' embeddings up to date with the LLM (D-LSH)
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class MoveIndex(TrainerCallback):
         separate: bool,
         limit: int,
         log: Log,
+        reread: Callable[[], None] | None = None,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
-        self.separate, self.limit, self.log = separate, limit, log
+        self.separate, self.limit, self.log, self.reread = separate, limit, log, reread
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._set(state.global_step)
@@ -54,9 +56,11 @@ class MoveIndex(TrainerCallback):
     def _refresh(self, step: int) -> None:
         place = self.schedule.refreshes.index(step) / max(1, len(self.schedule.refreshes) - 1)
         share = self.max_share * (1 - 2 / 3 * place)
+        if self.reread is not None:
+            self.reread()
         for branch in self.model.branches():
             branch.table, churn = refresh(
-                branch.quantiser,
+                branch.indexer,
                 branch.embeddings,
                 branch.table,
                 margin=self.margin,

@@ -8,8 +8,9 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, choose_device, computing_type, save_wordings
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.fitting import fit
+from ed2rec.indexers.lsh import RandomHyperplanes, bits_of
 from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.neighbours import nearest
@@ -78,6 +80,7 @@ class Parts:
     asked: list[Wording]
     tasks: list[Task]
     serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
+    reread: Callable[[], None] | None  # D-LSH: brings the embeddings up to date with the LLM
     facts: dict[str, Any]
     whitenings: dict[Kind, Whitening]
 
@@ -87,6 +90,9 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     quiet_libraries()
     if settings.training.dense and settings.training.instruction == "question":
         raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
+    if settings.indexer.kind == "lsh":  # found out before minutes of encoding
+        for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
+            bits_of(sizes)
     checkpoint = _prepare(workspace, settings, dataset, resume)
     torch.manual_seed(settings.seed)
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
@@ -123,7 +129,9 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         _arguments(settings, workspace, batches.steps, model),
         batches,
         [
-            MoveIndex(model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add),
+            MoveIndex(
+                model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add, parts.reread
+            ),
             Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
         ],
@@ -178,14 +186,12 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     facts: dict[str, Any] = {"items without text": item_side.without_text, "tasks": material.facts()}
     branches: dict[Kind, Branch] = {"item": _branch("item", item_side, settings, progress)}
     whitenings: dict[Kind, Whitening] = {"item": item_side.whitening}
-    serving: Tensor | None = None
     if users:
         both = _encode([*users, *early], llm, tokenizer, settings, "users", progress)
         count = len(users)
-        serving = both.embeddings[:count]
         training = Encoded(both.raw[count:], both.whitening, both.embeddings[count:], 0)
         facts["users without text"] = sum(not text for text in users)
-        branches["user"] = _branch("user", training, settings, progress, fit_on=both.embeddings)
+        branches["user"] = _branch("user", training, settings, progress, both.embeddings, both.embeddings[:count])
         whitenings["user"] = both.whitening
     vocabulary = IndexVocabulary(
         len(tokenizer), settings.indexer.items, settings.indexer.users, SUFFIXES, SUFFIXES if users else 0
@@ -225,14 +231,30 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     ).to(device)
 
     def serving_users() -> IndexTable | None:
-        if serving is None or model.users is None:
+        if model.users is None or model.users.serving is None:
             return None
-        return build(model.users.quantiser, serving.to(device), settings.indexer.separate, SUFFIXES)
+        return build(model.users.indexer, model.users.serving, settings.indexer.separate, SUFFIXES)
+
+    def reread() -> None:
+        """X_T anew. The whitening is kept, or the axes would turn under the planes and codes flip without a reason;
+        the mean is not, since training moves all states alike."""
+        was_training = model.llm.training
+        model.llm.eval()
+        for branch in model.branches():
+            texts = items if branch.kind == "item" else [*users, *early]
+            raw = _fill(_read(texts, model.llm, tokenizer, settings), texts)
+            now = whitenings[branch.kind].apply(raw).to(device)
+            cast(RandomHyperplanes, branch.indexer).recentre(now)
+            branch.embeddings = now[-len(branch.embeddings) :]
+            if branch.serving is not None:
+                branch.serving = now[: len(branch.serving)].clone()
+        model.llm.train(was_training)
 
     sequential = INSTRUCTIONS[t.instruction]
     known_as = {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks}
     asked = wordings(tokenizer, sequential)
-    return Parts(tokenizer, model, known_as, asked, tasks, serving_users, facts, whitenings)
+    rereads = reread if _rereads(settings) else None
+    return Parts(tokenizer, model, known_as, asked, tasks, serving_users, rereads, facts, whitenings)
 
 
 def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
@@ -265,7 +287,7 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
     state: dict[str, Tensor] = {}
     for branch in model.branches():
         whitening = parts.whitenings[branch.kind]
-        state |= {f"{branch.kind}.quantiser.{name}": weight for name, weight in branch.quantiser.state_dict().items()}
+        state |= {f"{branch.kind}.quantiser.{name}": weight for name, weight in branch.indexer.state_dict().items()}
         state |= {f"{branch.kind}.whitening.{name}": value for name, value in whitening._asdict().items()}
     save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "indexer.safetensors")
 
@@ -302,23 +324,44 @@ def _encode(
 ) -> Encoded:
     """Eq. 2. An entity without text stands at the mean of the others, and its suffix tells it apart."""
     e = settings.encoding
-    raw = encode_texts(
-        llm,
-        tokenizer,
-        texts,
-        pooling=e.pooling,
-        layer=_layer(settings),
-        max_tokens=e.max_tokens,
-        dtype=computing_type(settings.training.bf16, llm.device),
-        cache=None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else default_cache(),
-        progress=lambda done, total: progress(f"encoding {what}", done, total, ""),
-    )
+    cache = None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else default_cache()
+    tell = partial(_tell, progress, f"encoding {what}")
+    raw = _read(texts, llm, tokenizer, settings, cache, tell)
+    filled = _fill(raw, texts)
+    whitening = Whitening.fit(filled, power=0.5 if e.whiten else 0.0)
+    embeddings = whitening.apply(filled).to(llm.device)
+    return Encoded(raw, whitening, embeddings, sum(not text for text in texts))
+
+
+def _read(
+    texts: Sequence[str],
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    e = settings.encoding
+    dtype = computing_type(settings.training.bf16, llm.device)
+    return encode_texts(
+        llm, tokenizer, texts, pooling=e.pooling, layer=_layer(settings), max_tokens=e.max_tokens, dtype=dtype,
+        cache=cache, progress=progress,
+    )  # fmt: skip
+
+
+def _fill(raw: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     known = np.array([bool(text) for text in texts])
     filled = raw.copy()
     filled[~known] = raw[known].mean(0) if known.any() else 0.0
-    whitening = Whitening.fit(filled, power=0.5 if e.whiten else 0.0)
-    embeddings = whitening.apply(filled).to(llm.device)
-    return Encoded(raw, whitening, embeddings, int((~known).sum()))
+    return filled
+
+
+def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
+    progress(stage, done, total, "")
+
+
+def _rereads(settings: Settings) -> bool:
+    return settings.indexer.kind == "lsh" and settings.training.refreshes > 0
 
 
 def _layer(settings: Settings) -> int:
@@ -334,11 +377,35 @@ def default_cache() -> Path:
 
 
 def _branch(
-    kind: Kind, encoded: Encoded, settings: Settings, progress: Progress, fit_on: Tensor | None = None
+    kind: Kind,
+    encoded: Encoded,
+    settings: Settings,
+    progress: Progress,
+    fit_on: Tensor | None = None,
+    serving: Tensor | None = None,
 ) -> Branch:
-    """A generator warmed up on its entities' embeddings, and its first table (App. G)."""
-    i = settings.indexer
+    """An indexer made from its entities' embeddings, and its first table."""
     x = encoded.embeddings
+    make = _hashing if settings.indexer.kind == "lsh" else _warmed_up
+    indexer = make(kind, x if fit_on is None else fit_on, settings, progress)
+    raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
+    known = raw.abs().sum(1) > 0
+    teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
+    table = build(indexer, x, settings.indexer.separate, SUFFIXES)
+    return Branch(kind, indexer, x, teacher, table, serving, _rereads(settings))
+
+
+def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> RandomHyperplanes:
+    """As many random planes as the sizes ask for (App. I)."""
+    sizes = settings.indexer.items if kind == "item" else settings.indexer.users
+    planes = RandomHyperplanes(x.shape[1], bits_of(sizes), len(sizes)).to(x.device)
+    planes.initialise(x, settings.seed)
+    return planes
+
+
+def _warmed_up(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> VariationalQuantiser:
+    """A generator that has learned its entities' embeddings (App. G)."""
+    i = settings.indexer
     sizes = i.items if kind == "item" else i.users
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -346,7 +413,7 @@ def _branch(
     regulator = Regulator(settings.regulator.beta1, settings.regulator.beta2, settings.regulator.temperature)
     fit(
         quantiser,
-        x if fit_on is None else fit_on,
+        x,
         epochs=i.warmup_epochs,
         lr=i.warmup_lr,
         batch=256,
@@ -356,10 +423,7 @@ def _branch(
             f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
         ),
     )
-    raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
-    known = raw.abs().sum(1) > 0
-    teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
-    return Branch(kind, quantiser, x, teacher, build(quantiser, x, i.separate, SUFFIXES))
+    return quantiser
 
 
 def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, meanings: np.ndarray) -> None:

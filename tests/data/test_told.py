@@ -23,7 +23,8 @@ def little(**columns: list[str]) -> Dataset:
     items = pl.DataFrame(
         {
             "item_id": ["i0", "i1", "i2"], "title": ["Red steel pan", "Blue steel pan", ""],
-            "description": ["To fry in", "", ""], "brand": ["Acme", "", "Acme"], "categories": ["Kitchen", "Kitchen", ""],
+            "description": ["To fry in", "", ""], "brand": ["Acme", "", "Acme"],
+            "categories": ["Kitchen", "Kitchen", ""],
         }
     )  # fmt: skip
     users = pl.DataFrame({"user_id": ["u0", "u1"], "profile": ["Fries a lot", ""]})

@@ -46,7 +46,7 @@ def test_a_wording_with_the_history_shows_what_was_taken_before():
                      READ, HISTORIES, max_history=1)  # fmt: skip
     longer = made.wordings[1]
     slots = made.fill(0, longer, np.random.default_rng(0))
-    assert slots["history"].values.tolist() == [2] and slots["history"].first == 1, "the latest before it, not asked for"
+    assert slots["history"].values.tolist() == [2] and slots["history"].first == 1, "the latest, not asked for"
 
 
 def test_a_query_is_answered_with_an_item():
@@ -58,7 +58,8 @@ def test_a_query_is_answered_with_an_item():
 
 
 def test_another_taker_is_named_after_some_who_took_it():
-    made = copurchase(BUYERS, BUYERS, task_wordings(TOKENIZER, "copurchase", ["{item} : {users} {user}"]), shown_users=2)
+    asked = task_wordings(TOKENIZER, "copurchase", ["{item} : {users} {user}"])
+    made = copurchase(BUYERS, BUYERS, asked, shown_users=2)
     seen = Counter()
     for seed in range(60):
         for example in made.stream(np.random.default_rng(seed), 2):
@@ -118,7 +119,8 @@ def test_the_sequential_task_keeps_its_share_and_loses_nothing(sizes, share, see
 
 
 def test_tasks_have_the_same_part_of_the_share_or_all_they_have():
-    mixture = Mixture(MAIN, [words_task("few", 3), words_task("many", 900), words_task("more", 900)], 0.5, INDEX.lengths())
+    tasks = [words_task("few", 3), words_task("many", 900), words_task("more", 900)]
+    mixture = Mixture(MAIN, tasks, 0.5, INDEX.lengths())
     tokens = Counter()
     for example in mixture.draw(np.random.default_rng(1)):
         tokens[mixture.names[example.task]] += length_of(example, *INDEX.lengths())

@@ -33,6 +33,11 @@ def test_without_a_user_index_nothing_is_asked_about_users():
     assert set(found.rows) == {"title", "find"} and "user index" in found.off["preference"]
 
 
+def test_alignment_leaves_the_high_order_tasks_out_and_allows_what_cannot_be_had():
+    found = material("alignment")
+    assert set(found.rows) == {"title", "find"} and set(found.off) == {"description", "find-described"}
+
+
 @pytest.mark.parametrize(
     ("use", "says"),
     [

@@ -1,0 +1,142 @@
+"""Ours beside the paper's: Markdown and PNG of what `runs.collect` found."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ed2rec.evaluation.metrics import REPORTED
+from ed2rec.evaluation.significance import Interval, over_seeds
+from experiments.runs import Request, Row, by_variant
+
+INK, OURS, PAPER = "#333333", "#2b6cb0", "#c8b273"
+
+
+@cache
+def paper() -> dict[str, Any]:
+    """What the paper prints (paper.toml)."""
+    return tomllib.loads(Path(__file__).with_name("paper.toml").read_text(encoding="utf-8"))
+
+
+def average_degradation(full: Sequence[float], part: Sequence[float]) -> float:
+    """Avg.D = 100 · mean over the metrics of (full − part) / full, in percent; NaN where a metric of full is 0."""
+    whole, rest = np.asarray(full, dtype=float), np.asarray(part, dtype=float)
+    return float(100 * np.mean((whole - rest) / whole)) if (whole > 0).all() else float("nan")
+
+
+def values(row: Row, part: str = "test") -> list[float]:
+    """The row's metrics in the order of the paper's columns."""
+    return [row[part][name] for name in REPORTED]
+
+
+def cell(numbers: Sequence[float], digits: int = 4) -> str:
+    """mean ± half the 95 % interval over the seeds; the number alone where there is one seed."""
+    if not len(numbers):
+        return ""
+    found = over_seeds(numbers)
+    return f"{found.mean:.{digits}f}" + (f" ± {half(found):.{digits}f}" if len(numbers) > 1 else "")
+
+
+def half(interval: Interval) -> float:
+    return (interval.high - interval.low) / 2
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def facts(request: Request, rows: Sequence[Row]) -> str:
+    """Where the numbers come from: dataset, settings, seeds, machines."""
+    seeds = {row["seed"] for row in rows}
+    machines = {f"{row['hardware']['cores']} cores of {row['hardware']['processor']}"
+                + "".join(f", {name}" for name in row["hardware"]["accelerators"]) for row in rows}  # fmt: skip
+    commits = {row["commit"] for row in rows if row["commit"]}
+    spread = "; mean ± half the 95 % t-interval over them" if len(seeds) > 1 else ""
+    lines = [
+        f"Dataset: {request.name}. Presets: {', '.join(request.presets) or 'none'}."
+        + (f" Set: {', '.join(f'`{text}`' for text in request.overrides)}." if request.overrides else ""),
+        f"Seeds: {', '.join(map(str, sorted(seeds))) or 'no runs yet'}{spread}. Machine: "
+        f"{'; '.join(sorted(machines)) or 'none'}. Commit: {', '.join(sorted(commits)) or 'unknown'}.",
+    ]
+    return "\n".join(lines)
+
+
+def write(request: Request, name: str, text: str, figure: Figure) -> None:
+    """OUT/NAME.md and OUT/NAME.png, and the Markdown on stdout."""
+    figure.savefig(request.out / f"{name}.png", dpi=150)
+    (request.out / f"{name}.md").write_text(f"{text}\n\n![{name}]({name}.png)\n", encoding="utf-8")
+    print(text)
+
+
+# Tables 2 and 3: variants against the full model, the first one.
+
+
+def ablation(request: Request, rows: Sequence[Row], table: str, title: str) -> tuple[str, Figure]:
+    """table: "table2" or "table3" in paper.toml. Ours above the paper's, row by row, and the picture of both."""
+    printed = dict(paper()[table])
+    averages = printed.pop("Avg.D %")
+    ours, full = by_variant(rows), request.variants[0].name
+    header = ["", "seeds", *REPORTED, "Avg.D %", "codes", "valid NDCG@10", "new only HR@10", "new only NDCG@10"]
+    lines = []
+    for name in dict.fromkeys([*(variant.name for variant in request.variants), *printed]):
+        own = ours.get(name, [])
+        if own:
+            metrics = [cell(column) for column in zip(*map(values, own), strict=True)]
+            rest = [cell([row["valid"]["NDCG@10"] for row in own])]
+            rest += [cell([row["test, new only"][metric] for row in own]) for metric in ("HR@10", "NDCG@10")]
+            average = cell(degradations(ours.get(full, []), own), 2) if name != full else ""
+            lines.append([f"**{name}**", str(len(own)), *metrics, average, codes(own[0]), *rest])
+        if name in printed:
+            theirs = [f"{value:.4f}" for value in printed[name]]
+            average = f"{averages[name]:.2f}" if name in averages else ""
+            lines.append([f"{name}, paper", "", *theirs, average, "", "", "", ""])
+    notes = (
+        f"{facts(request, rows)}\n"
+        "Avg.D: average degradation against the full model with the same seed. Codes: per level, items / users. New "
+        "only: the history is left out of the ranking. Paper: Instruments, one printed number each."
+    )
+    return f"# {title}\n\n{markdown(header, lines)}\n\n{notes}", _ablation_figure(request, ours, full, averages)
+
+
+def degradations(full: Sequence[Row], part: Sequence[Row]) -> list[float]:
+    """Avg.D of each seed that both have, where it is defined."""
+    whole = {row["seed"]: values(row) for row in full}
+    found = [average_degradation(whole[row["seed"]], values(row)) for row in part if row["seed"] in whole]
+    return [value for value in found if np.isfinite(value)]
+
+
+def codes(row: Row) -> str:
+    """ "256·256 / 64·64" """
+    return " / ".join("·".join(map(str, row["sizes"][kind])) or "none" for kind in ("items", "users"))
+
+
+def _ablation_figure(
+    request: Request, ours: Mapping[str, list[Row]], full: str, averages: Mapping[str, float]
+) -> Figure:
+    names = [variant.name for variant in request.variants][::-1]
+    figure = Figure(figsize=(10, 0.55 * len(names) + 1.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    place = np.arange(len(names))
+    for y, name in zip(place, names, strict=True):
+        if own := ours.get(name):
+            found = over_seeds([row["test"]["NDCG@10"] for row in own])
+            left.barh(y, found.mean, color=OURS, height=0.6)
+            if len(own) > 1:
+                left.errorbar(found.mean, y, xerr=half(found), color=INK, capsize=3)
+        if own and (drops := degradations(ours.get(full, []), own)):
+            right.barh(y + 0.18, np.mean(drops), color=OURS, height=0.34)
+        if name in averages:
+            right.barh(y - 0.18, averages[name], color=PAPER, height=0.34)
+    left.set_yticks(place, names)
+    left.set_xlim(left=0)
+    left.set_xlabel(f"NDCG@10 on {request.name}")
+    right.axvline(0, color=INK, linewidth=0.8)
+    right.set_xlabel("Avg.D in % (blue: ours, sand: the paper's on Instruments)")
+    return figure

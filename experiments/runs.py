@@ -1,0 +1,189 @@
+"""The runs that a table or a figure is made of: asked for on the command line, made once, kept, and found again.
+
+Every experiment takes the same arguments:
+
+    python -m experiments.table2 datasets/industrial --out runs/tables --preset small --seeds 3
+    python -m experiments.table2 --toy --out runs/toy              a made-up dataset, in seconds
+
+OUT holds a run folder per variant and seed, and one JSON line per finished run. What is there with the same settings,
+dataset and seed is not made again, whichever experiment made it, and a training that was interrupted goes on from its
+last checkpoint. So an experiment may be stopped at any time, and several processes may share one OUT (`--variants`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ed2rec import runs, terminal, workflow
+from ed2rec.config import Settings, differences, resolve
+from ed2rec.data.dataset import Dataset
+from ed2rec.environment import commit, hardware
+from ed2rec.errors import ConfigError, Ed2Error, RunError
+from experiments import toy
+
+Row = dict[str, Any]
+Measure = Callable[[workflow.LoadedRun], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row. preset: what goes on top of the base settings; settings: "group.key=value", likewise."""
+
+    name: str
+    preset: str | None = None
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    dataset: Path
+    out: Path
+    presets: list[str]
+    overrides: list[str]
+    seeds: list[int]
+    variants: list[Variant]
+    asked: list[str]  # names of the variants to be made; the others are shown where they are there
+    name: str  # of the dataset
+    log: str  # fingerprint of its interactions
+
+    def settings(self, variant: Variant, seed: int) -> Settings:
+        """Base presets, then `--set`, then what makes the variant."""
+        changes = differences(variant.preset) if variant.preset else {}
+        return resolve(self.presets, [*self.overrides, *variant.settings], extra={**changes, "seed": seed})
+
+
+def ask(
+    about: str,
+    variants: Sequence[Variant],
+    arguments: Sequence[str] | None,
+    *,
+    preset: str = "small",
+    seeds: int = 3,
+    toy_seeds: int = 2,
+) -> Request:
+    """Parse the arguments that all experiments share. about: the module's docstring; preset, seeds: the defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path, nargs="?", metavar="DATASET", help="a dataset folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder of runs, results, Markdown and PNG")
+    parser.add_argument("--preset", action="append", help=f"base settings; repeatable ({preset})")
+    parser.add_argument("--seeds", type=int, help=f"how many, from 0 on ({seeds})")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="make only these: " + ", ".join(
+        f'"{variant.name}"' for variant in variants).replace("%", "%%"))  # fmt: skip
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--toy", action="store_true", help="a made-up dataset and a tiny model")
+    given = parser.parse_args(arguments)
+    names = [variant.name for variant in variants]
+    if unknown := [name for name in given.variants or () if name not in names]:
+        raise ConfigError(f"no variant {unknown[0]!r}; there are: {', '.join(names)}")
+    if given.seeds is not None and given.seeds < 1:
+        raise ConfigError(f"--seeds {given.seeds}: at least one")
+    if (given.dataset is None) != given.toy:
+        raise ConfigError("give either a dataset folder or --toy")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.toy:
+        given.dataset, given.overrides = given.out / "toy-dataset", [*toy.SETTINGS, *given.overrides]
+        if not given.dataset.exists():
+            toy.shop().save(given.dataset)
+    dataset = Dataset.load(given.dataset)
+    return Request(
+        dataset=given.dataset,
+        out=given.out,
+        presets=given.preset or ([] if given.toy else [preset]),
+        overrides=given.overrides,
+        seeds=list(range((toy_seeds if given.toy else seeds) if given.seeds is None else given.seeds)),
+        variants=list(variants),
+        asked=given.variants or names,
+        name=dataset.name,
+        log=workflow.fingerprint(dataset)["log"],
+    )
+
+
+def collect(request: Request, measure: Measure | None = None, file: str = "results.jsonl") -> list[Row]:
+    """Make what is asked for and missing; then every row that is there, in the order of variants and seeds.
+
+    measure: run → what its row holds besides variant, seed, settings and machine (`evaluated`).
+    """
+    measure = measure or evaluated
+    for seed in request.seeds:
+        for variant in request.variants:
+            if variant.name in request.asked and _find(request, variant, seed, file) is None:
+                _make(request, variant, seed, measure, file)
+    found = [(v, _find(request, v, seed, file)) for v in request.variants for seed in request.seeds]
+    return [{**row, "variant": variant.name} for variant, row in found if row is not None]
+
+
+def evaluated(run: workflow.LoadedRun) -> dict[str, Any]:
+    """Validation, test, and test with the history left out of the ranking."""
+    parts = (("valid", "valid", False), ("test", "test", False), ("test, new only", "test", True))
+    return {name: workflow.evaluate_run(run, split, exclude_history=new).metrics for name, split, new in parts}  # type: ignore[arg-type]
+
+
+def run_folder(request: Request, variant: Variant, seed: int) -> Path:
+    """Where the run of a variant is: named after it, and after its settings, so that none takes another's place."""
+    plain = variant.name.replace("²", "2").replace("/", "")
+    name = "".join(letter if letter.isalnum() else "-" for letter in plain)
+    return request.out / f"{name}-{seed}-{_key(request, variant, seed)[:8]}"
+
+
+def command(main: Callable[[], object]) -> None:
+    """Run a driver; what a user can cause becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except Ed2Error as error:
+        print(f"ed2: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _make(request: Request, variant: Variant, seed: int, measure: Measure, file: str) -> None:
+    settings, folder, start = request.settings(variant, seed), run_folder(request, variant, seed), time.perf_counter()
+    with terminal.progress() as progress:
+        if not _complete(folder, settings):
+            resume = any(runs.workspace(folder).glob("checkpoint-*/complete"))
+            workflow.train(request.dataset, folder, settings, resume=resume, progress=progress)
+    trained = time.perf_counter() - start
+    row = {
+        "variant": variant.name, "seed": seed, "dataset": request.name, "key": _key(request, variant, seed),
+        "run": folder.name, "sizes": {"items": settings.indexer.items, "users": settings.indexer.users},
+        **measure(workflow.load(folder, request.dataset)),
+        "train_seconds": round(trained, 1), "hardware": hardware(), "commit": commit(),
+    }  # fmt: skip
+    with (request.out / file).open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(runs.plain(row)) + "\n")
+    terminal.say(f"{variant.name}, seed {seed}: {time.perf_counter() - start:.0f} s")
+
+
+def _complete(folder: Path, settings: Settings) -> bool:
+    """Whether the run is there: stopped after its training, or made for another measurement."""
+    try:
+        return runs.open_run(folder).settings == settings
+    except RunError:
+        return False
+
+
+def _find(request: Request, variant: Variant, seed: int, file: str) -> Row | None:
+    path, key = request.out / file, _key(request, variant, seed)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((row for row in map(json.loads, lines) if row["key"] == key), None)
+
+
+def _key(request: Request, variant: Variant, seed: int) -> str:
+    """The same for the same settings, seed and interactions: two names for one thing share a run."""
+    return hashlib.sha256((request.settings(variant, seed).to_yaml() + request.log).encode()).hexdigest()[:32]
+
+
+def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of each variant that has any."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return found

@@ -1,0 +1,238 @@
+"""The drivers of the paper's tables and figures: made-up shops, small models, and the paper's arithmetic."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ed2rec.config import differences, resolve
+from ed2rec.errors import ConfigError
+from ed2rec.evaluation.metrics import REPORTED
+from ed2rec.inspection import Crossing
+from experiments import figure4, figure6, report, runs, table2, table3, table7, toy
+from experiments.report import average_degradation, paper
+from experiments.runs import Variant, ask, collect
+
+DRIVERS = ["table2", "table3", "table7", "figure4", "figure6", "figure7"]
+
+
+# The paper's own arithmetic.
+
+
+@pytest.mark.parametrize("dataset", ["Instruments", "Games", "Arts"])
+def test_the_papers_improvement_is_that_over_the_best_baseline_of_each_column(dataset):
+    rows = dict(paper()["table1"][dataset])
+    printed, ours = rows.pop("Improvement %"), rows.pop("ED²")
+    best = np.max(list(rows.values()), axis=0)
+    assert 100 * (np.array(ours) - best) / best == pytest.approx(printed, abs=0.006)
+
+
+def test_the_papers_averages_over_its_improvements():
+    printed = np.array([rows["Improvement %"] for rows in paper()["table1"].values()])
+    hits = [name.startswith("HR") for name in paper()["metrics"]]
+    assert printed[:, hits].mean() == pytest.approx(paper()["text"]["improvement HR"], abs=0.005)
+    assert printed[:, ~np.array(hits)].mean() == pytest.approx(paper()["text"]["improvement NDCG"], abs=0.005)
+
+
+@pytest.mark.parametrize("table", ["table2", "table3"])
+def test_the_papers_average_degradations_follow_from_its_rows(table):
+    rows = dict(paper()[table])
+    printed = rows.pop("Avg.D %")
+    found = {name: average_degradation(rows["ED²"], row) for name, row in rows.items() if name != "ED²"}
+    assert found == pytest.approx(printed, abs=0.006)
+
+
+def test_rows_that_the_paper_prints_twice_agree():
+    one, two, main = paper()["table2"], paper()["table3"], paper()["table1"]["Instruments"]
+    assert one["w/o dynamic"] == two["Static"] and one["ED²"] == two["ED²"] == main["ED²"]
+    baselines = [row for name, row in main.items() if name not in ("ED²", "Improvement %")]
+    assert one["P-Baseline"] == two["P-Baseline"] == [max(column) for column in zip(*baselines, strict=True)]
+    assert paper()["metrics"] == list(REPORTED)
+
+
+@pytest.mark.parametrize("dataset", ["Instruments", "Games", "Arts"])
+def test_the_papers_sparsity_and_length_follow_from_its_counts(dataset):
+    users, items, interactions, sparsity, length = paper()["table6"][dataset]
+    assert 100 * (1 - interactions / (users * items)) == pytest.approx(sparsity, abs=0.006)
+    assert interactions / users == pytest.approx(length, abs=0.006)
+
+
+def test_average_degradation_by_hand():
+    # (10 - 9)/10 = 1/10, (4 - 5)/4 = -1/4: the mean is -3/40.
+    assert average_degradation([10, 4], [9, 5]) == pytest.approx(-7.5)
+    assert np.isnan(average_degradation([0, 4], [1, 4]))
+
+
+# Variants.
+
+
+@pytest.mark.parametrize(("driver", "table"), [(table2, "table2"), (table3, "table3")])
+def test_every_row_of_the_paper_is_a_variant(driver, table):
+    """Except the baseline."""
+    missing = paper()[table].keys() - {variant.name for variant in driver.VARIANTS} - {"Avg.D %", "P-Baseline"}
+    assert not missing
+
+
+@pytest.mark.parametrize("base", ["default", "small"])
+@pytest.mark.parametrize("variant", table2.VARIANTS + table3.VARIANTS, ids=lambda variant: variant.name)
+def test_a_variant_stands_above_the_base_and_above_single_settings(variant, base, tmp_path):
+    request = ask("", [variant], ["--toy", "--out", str(tmp_path), "--preset", base, "--set", "seed=7"])
+    settings = request.settings(variant, seed=3)
+    assert settings.seed == 3
+    for key, value in (differences(variant.preset) if variant.preset else {}).items():
+        group, name = key.split(".")
+        assert settings.model_dump(mode="json")[group][name] == value
+
+
+# Running and resuming.
+
+
+def request_of(out: Path, variants: list[Variant], *words: str) -> runs.Request:
+    return ask("", variants, ["--toy", "--out", str(out), "--set", "training.epochs=0.5", *words])
+
+
+def test_what_is_there_is_not_made_again_under_any_name(tmp_path, monkeypatch):
+    variants = [Variant("one", "static"), Variant("two", settings=("regulator.beta1=0",))]
+    rows = collect(request_of(tmp_path, variants, "--seeds", "1"))
+    assert [(row["variant"], row["seed"]) for row in rows] == [("one", 0), ("two", 0)]
+    assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["test"] == rows[0]["test"]
+    monkeypatch.setattr(runs.workflow, "train", None)  # nothing may be trained from here on
+    assert collect(request_of(tmp_path, variants, "--seeds", "1")) == rows
+    renamed = collect(request_of(tmp_path, [Variant("another name", "wo-dynamic")], "--seeds", "1"))
+    assert renamed == [{**rows[0], "variant": "another name"}]
+    with pytest.raises(TypeError):  # another base is another run
+        collect(request_of(tmp_path, variants, "--seeds", "1", "--set", "training.lr=0.01"))
+
+
+def test_only_the_variants_that_are_asked_for_are_made_and_all_that_are_there_are_shown(tmp_path):
+    variants = [Variant("one", "static"), Variant("two", "wo-user"), Variant("three", "wo-mgtr")]
+    for name in ("three", "one"):
+        rows = collect(request_of(tmp_path, variants, "--seeds", "1", "--variants", name))
+    assert [row["variant"] for row in rows] == ["one", "three"]
+
+
+def test_a_run_whose_measurement_was_interrupted_is_measured_and_not_trained_again(tmp_path, monkeypatch):
+    request = request_of(tmp_path, [Variant("one", "static")], "--seeds", "1")
+
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(request, interrupted)
+    assert not (tmp_path / "results.jsonl").exists()
+    monkeypatch.setattr(runs.workflow, "train", None)
+    assert len(collect(request)) == 1
+
+
+def test_a_training_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    request = request_of(tmp_path, [Variant("one", "static")], "--seeds", "1")
+    checkpoint = runs.runs.workspace(runs.run_folder(request, request.variants[0], 0)) / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete").touch()
+    asked = []
+
+    def train(*_, resume, **__):
+        asked.append(resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.workflow, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        collect(request)
+    assert asked == [True]
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--variants", "w/o sense"], "no variant 'w/o sense'; there are: ED²,"),
+        (["--seeds", "0"], "at least one"),
+        (["somewhere"], "either a dataset folder or --toy"),
+        (["--preset", "smal"], "the nearest is 'small'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(words, fault, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        runs.command(lambda: table2.main(["--toy", "--out", str(tmp_path), *words]))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and fault in error and error.count("\n") == 1
+
+
+# Tables and figures.
+
+FEW = {
+    "table2": ["ED²", "w/o u&m"], "table3": ["ED²", "D-LSH"], "table7": ["popularity"],
+    "figure4": ["ED², 4 first codes"], "figure6": ["0.1,0.5"], "figure7": ["base", "0.0001"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("toy")
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_every_driver_runs_on_the_toy_and_writes_markdown_and_a_picture(name, out, capsys):
+    driver = importlib.import_module(f"experiments.{name}")
+    driver.main(["--toy", "--out", str(out), "--seeds", "1", "--variants", *FEW[name]])
+    text = (out / f"{name}.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() in text
+    assert "Seeds: 0." in text and "cores of" in text and "Dataset: toy." in text
+    assert (out / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def made_up(name: str, seed: int, *numbers: float) -> runs.Row:
+    metrics = dict(zip(REPORTED, numbers, strict=True))
+    machine = {"cores": 2, "processor": "abacus", "accelerators": []}
+    return {"variant": name, "seed": seed, "valid": metrics, "test": metrics, "test, new only": metrics,
+            "sizes": {"items": [4, 8], "users": []}, "hardware": machine, "commit": "c0ffee"}  # fmt: skip
+
+
+def test_ours_stands_above_the_papers_with_intervals_and_paired_degradations(tmp_path):
+    request = ask("", table2.VARIANTS, ["--toy", "--out", str(tmp_path)])
+    rows = [made_up("ED²", seed, *[0.1 * (seed + 1)] * 5) for seed in (0, 1)]
+    rows += [made_up("w/o user", seed, *[0.09 * (seed + 1)] * 5) for seed in (0, 1)]
+    text, _ = report.ablation(request, rows, "table2", "T")
+    lines = [line for line in text.splitlines() if "w/o user" in line]
+    # Seeds 0.09 and 0.18: mean 0.135, half the interval t(0.975; 1) · 0.0636 / sqrt 2 = 12.706 · 0.045 = 0.5718.
+    assert "| 0.1350 ± 0.5718 |" in lines[0] and "| 10.00 ± 0.00 | 4·8 / none |" in lines[0]
+    assert lines[1].startswith("| w/o user, paper |  | 0.0701 | 0.1010 | 0.1230 | 0.0860 | 0.0929 | 2.17 |")
+    assert "2 cores of abacus" in text and "c0ffee" in text
+
+
+def test_the_grid_of_figure_6_is_summed_up_by_hand():
+    cells = np.full((5, 5), np.nan)
+    cells[0, 1], cells[1, 0], cells[2, 2] = 0.3, 0.1, 0.2
+    summary = figure6.summary(cells)
+    # Deviations 0.1, -0.1, 0: sqrt(2/3 · 0.01) = 0.0816.
+    assert "over 3 cells: 8.2e-02" in summary
+    assert "beta1 < beta2 0.3000, beta1 = beta2 0.2000, beta1 > beta2 0.1000" in summary
+    assert figure6.summary(np.full((5, 5), np.nan)) == "No runs yet."
+
+
+def test_purity_and_information_of_figure_4_by_hand():
+    mixed = Crossing(["a", "b"], ["0", "1"], np.array([[3, 1], [1, 3]]))
+    same = Crossing(["a", "b"], ["0", "1"], np.array([[4, 0], [0, 4]]))
+    assert figure4.purity(mixed) == 6 / 8 and figure4.largest(mixed) == 1 / 2
+    assert figure4.purity(same) == 1 and figure4.information(same) == pytest.approx(1)
+    # In bits: H(category) = H(code) = 1, and 2 I / (1 + 1) = I = 1 + 1 - H(pair).
+    pair = 2 * (3 / 8 * np.log2(8 / 3) + 1 / 8 * np.log2(8))
+    assert figure4.information(mixed) == pytest.approx(2 - pair, abs=1e-6)
+
+
+def test_models_are_found_among_the_papers_whatever_their_punctuation():
+    assert table7.KNOWN["srgnn"] == "SR-GNN" and table7.KNOWN["cllm4rec"] == "CLLM4Rec"
+    assert table7.VARIANTS[0].name == "ED²"
+
+
+def test_the_toy_is_a_dataset_with_texts_and_categories(tmp_path):
+    toy.shop().save(tmp_path / "toy")
+    dataset = toy.Dataset.load(tmp_path / "toy")
+    assert dataset.histories.lengths.min() >= 3 and all(dataset.items["categories"].str.starts_with("Shop,"))
+    resolve(None, toy.SETTINGS)
+
+
+def test_no_driver_accepts_a_variant_that_another_one_has(tmp_path):
+    with pytest.raises(ConfigError, match="no variant 'w/o user'"):
+        table3.main(["--toy", "--out", str(tmp_path), "--variants", "w/o user"])
