@@ -80,6 +80,9 @@ class IndexerSettings(Group):
     """Passes over all entities before the LLM joins."""
     warmup_lr: float = Field(default=1e-3, gt=0, le=1)
     """Learning rate while the indexer trains alone."""
+    behaviour: float = Field(default=1.0, ge=0)
+    """Weight, beside a text's 1, of what the LLM has learned from behaviour about an item (the states from which it
+    asks for it). Where the index begins to move it is made anew from both; 0: from texts alone, always."""
     lr: float = Field(default=1e-4, ge=0, le=1)
     """Learning rate of the indexer in joint training; 0 freezes it: a static index."""
 

@@ -180,20 +180,30 @@ class IndexVocabulary:
         zero vector keeps its row as it is. head_NH: the same for the rows of an untied head, which lives in another
         space; without it an untied head is left alone.
         """
+        for weight, vectors in zip(_matrices(llm), (vectors_NH, head_NH), strict=False):
+            if vectors is not None:
+                norm = weight.detach()[: self.text_size].float().norm(dim=1).mean()
+                self._set_rows(weight, kind, level, vectors, norm)
+
+    def replace_rows(
+        self, llm: PreTrainedModel, kind: Kind, level: int, vectors_NH: Tensor, head_NH: Tensor, head_scale: float = 1.0
+    ) -> None:
+        """As `start_rows`, in training: the mean norm stays what it was, times `head_scale` for an untied head."""
         columns = self.slice_of(kind, level)
-        matrices = _matrices(llm)
-        wanted = (columns.stop - columns.start, matrices[0].shape[1])
-        for weight, vectors in zip(matrices, (vectors_NH, head_NH), strict=False):
-            if vectors is None:
-                continue
-            if vectors.shape != wanted:
-                raise ValueError(f"vectors of shape {tuple(vectors.shape)} for {kind} level {level}, expected {wanted}")
-            norms = vectors.float().norm(dim=1)
-            given = norms > 0
-            if given.any():
-                text_norm = weight.detach()[: self.text_size].float().norm(dim=1).mean()
-                scaled = vectors.float().to(weight.device) * (text_norm / norms[given].mean().to(weight.device))
-                weight.detach()[columns][given] = scaled[given].to(weight.dtype)
+        for weight, vectors, scale in zip(_matrices(llm), (vectors_NH, head_NH), (1.0, head_scale), strict=False):
+            norm = scale * weight.detach()[columns].float().norm(dim=1).mean()
+            self._set_rows(weight, kind, level, vectors, norm)
+
+    def _set_rows(self, weight: nn.Parameter, kind: Kind, level: int, vectors: Tensor, norm: Tensor) -> None:
+        columns = self.slice_of(kind, level)
+        wanted = (columns.stop - columns.start, weight.shape[1])
+        if vectors.shape != wanted:
+            raise ValueError(f"vectors of shape {tuple(vectors.shape)} for {kind} level {level}, expected {wanted}")
+        rows = vectors.float().to(weight.device)
+        norms = rows.norm(dim=1)
+        given = norms > 0
+        if given.any():
+            weight.detach()[columns][given] = (rows * (norm / norms[given].mean()))[given].to(weight.dtype)
 
     def train_rows(self, llm: PreTrainedModel) -> list[nn.Parameter]:
         """Make the index rows of embedding and head trainable, and only those: text rows get a zero gradient.

@@ -68,7 +68,7 @@ def refresh(
     budget = int(max_share * len(table) + 1e-9)
     codes = _move(table.codes, wanted, movers, budget, last if separate else None, margins[-1], limit)
     refreshed = IndexTable(codes, suffixes(codes, limit), table.sizes, table.version + 1)
-    return refreshed, _churn(table, refreshed, len(movers))
+    return refreshed, churn_between(table, refreshed, len(movers))
 
 
 def _move(
@@ -129,7 +129,8 @@ def _modes(
     return torch.cat(codes).numpy(), torch.cat(last).numpy(), torch.cat(gains).numpy()
 
 
-def _churn(before: IndexTable, after: IndexTable, movers: int) -> Churn:
+def churn_between(before: IndexTable, after: IndexTable, movers: int | None = None) -> Churn:
+    """movers: how many preferred other codes; by default those who moved."""
     moved, renumbered = before.codes != after.codes, before.suffix != after.suffix
     size = max(len(before), 1)
     return Churn(
@@ -137,5 +138,5 @@ def _churn(before: IndexTable, after: IndexTable, movers: int) -> Churn:
         codes=float(moved.any(1).sum() / size),
         suffix=float(renumbered.sum() / size),
         total=float((moved.any(1) | renumbered).sum() / size),
-        wanted=movers / size,
+        wanted=float(moved.any(1).sum() if movers is None else movers) / size,
     )

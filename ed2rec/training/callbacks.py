@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ed2rec.indexers.refresh import refresh
+from ed2rec.indexers.refresh import Churn, refresh
 from ed2rec.model import JointModel
 from ed2rec.training.joint import load_state, save_state
 from ed2rec.training.schedule import IndexSchedule
@@ -22,7 +22,8 @@ class MoveIndex(TrainerCallback):
 
     margin     in logits: how much better another code has to be
     max_share  of the entities may move in the first refresh; it falls linearly to a third of that in the last one
-    reread     called before every refresh: brings the branches' embeddings up to date with the LLM (D-LSH)
+    reread     called before every refresh: brings the branches' embeddings up to date with the LLM
+    anew       called where the index begins to move: makes the items' index anew (`Reindex`)
     """
 
     def __init__(
@@ -35,15 +36,18 @@ class MoveIndex(TrainerCallback):
         limit: int,
         log: Log,
         reread: Callable[[], None] | None = None,
+        anew: Callable[[], Churn] | None = None,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
-        self.separate, self.limit, self.log, self.reread = separate, limit, log, reread
+        self.separate, self.limit, self.log, self.reread, self.anew = separate, limit, log, reread, anew
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._set(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step = state.global_step
+        if step == self.schedule.warm and self.anew is not None:
+            self.log({"step": step, "kind": "item", "churn": asdict(self.anew())})
         if step in self.schedule.refreshes:
             self._refresh(step)
         self._set(step)

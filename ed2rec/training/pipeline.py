@@ -27,10 +27,11 @@ from ed2rec.encoding import Whitening, encode_texts
 from ed2rec.errors import BackboneError, ConfigError, RunError
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, choose_device, computing_type, save_wordings
+from ed2rec.indexers.behaviour import Behaviour
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.fitting import fit
 from ed2rec.indexers.lsh import RandomHyperplanes, bits_of
-from ed2rec.indexers.refresh import build
+from ed2rec.indexers.refresh import Churn, build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.neighbours import nearest
 from ed2rec.instructions.packing import PackedBatches
@@ -54,6 +55,8 @@ from ed2rec.training.assignments import build_tasks, gather
 from ed2rec.training.callbacks import MoveIndex, Tell, Validate
 from ed2rec.training.history import History
 from ed2rec.training.joint import JointArguments, JointTrainer, last_checkpoint
+from ed2rec.training.reindex import Reindex
+from ed2rec.training.rows import start_rows
 from ed2rec.training.schedule import IndexSchedule
 from ed2rec.vocabulary import IndexVocabulary, Kind
 
@@ -80,7 +83,8 @@ class Parts:
     asked: list[Wording]
     tasks: list[Task]
     serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
-    reread: Callable[[], None] | None  # D-LSH: brings the embeddings up to date with the LLM
+    reread: Callable[[], None] | None  # brings what the indexers read up to date with the LLM
+    anew: Callable[[], Churn] | None  # makes the items' index anew, from texts and behaviour
     facts: dict[str, Any]
     whitenings: dict[Kind, Whitening]
 
@@ -130,7 +134,15 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         batches,
         [
             MoveIndex(
-                model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add, parts.reread
+                model,
+                schedule,
+                t.margin,
+                t.max_share,
+                settings.indexer.separate,
+                SUFFIXES,
+                history.add,
+                reread=parts.reread,
+                anew=parts.anew,
             ),
             Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
@@ -210,7 +222,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
                for kind, texts in (("item", items), ("user", early)) if texts}  # fmt: skip
     vocabulary.extend(tokenizer, llm, seed=settings.seed)
     for kind, branch in branches.items():
-        _start_rows(llm, vocabulary, branch, raw[kind])
+        start_rows(llm, vocabulary, branch, raw[kind])
     if settings.backbone.lora_rank:
         llm = add_lora(llm, settings.backbone.lora_rank)
         vocabulary.train_rows(llm)
@@ -253,8 +265,12 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     sequential = INSTRUCTIONS[t.instruction]
     known_as = {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks}
     asked = wordings(tokenizer, sequential)
-    rereads = reread if _rereads(settings) else None
-    return Parts(tokenizer, model, known_as, asked, tasks, serving_users, rereads, facts, whitenings)
+    rereads, anew = (reread if _rereads(settings) else None), None
+    if model.items.behaviour is not None:
+        again = partial(_fit_generator, "item", settings=settings, progress=progress)
+        index = Reindex(model, item_side.embeddings, again, settings.indexer.separate, SUFFIXES)
+        rereads, anew = index.reread, index.anew
+    return Parts(tokenizer, model, known_as, asked, tasks, serving_users, rereads, anew, facts, whitenings)
 
 
 def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
@@ -360,6 +376,11 @@ def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
     progress(stage, done, total, "")
 
 
+def _learns_behaviour(settings: Settings) -> bool:
+    i, t = settings.indexer, settings.training
+    return i.kind == "hvqae" and i.behaviour > 0 and t.refreshes > 0 and t.fixed_start > 0
+
+
 def _rereads(settings: Settings) -> bool:
     return settings.indexer.kind == "lsh" and settings.training.refreshes > 0
 
@@ -385,14 +406,17 @@ def _branch(
     serving: Tensor | None = None,
 ) -> Branch:
     """An indexer made from its entities' embeddings, and its first table."""
-    x = encoded.embeddings
+    x, behaviour = encoded.embeddings, None
+    if kind == "item" and _learns_behaviour(settings):
+        behaviour = Behaviour(len(x), encoded.raw.shape[1], settings.indexer.behaviour).to(x.device)
+        x = behaviour.beside(x)
     make = _hashing if settings.indexer.kind == "lsh" else _warmed_up
     indexer = make(kind, x if fit_on is None else fit_on, settings, progress)
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
     known = raw.abs().sum(1) > 0
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
     table = build(indexer, x, settings.indexer.separate, SUFFIXES)
-    return Branch(kind, indexer, x, teacher, table, serving, _rereads(settings))
+    return Branch(kind, indexer, x, teacher, table, serving, _rereads(settings) or behaviour is not None, behaviour)
 
 
 def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> RandomHyperplanes:
@@ -410,6 +434,14 @@ def _warmed_up(kind: Kind, x: Tensor, settings: Settings, progress: Progress) ->
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         quantiser = VariationalQuantiser(x.shape[1], i.hidden, i.code_width, sizes, i.latent).to(x.device)
+    _fit_generator(kind, quantiser, x, settings, progress)
+    return quantiser
+
+
+def _fit_generator(
+    kind: Kind, quantiser: VariationalQuantiser, x: Tensor, settings: Settings, progress: Progress
+) -> None:
+    i = settings.indexer
     regulator = Regulator(settings.regulator.beta1, settings.regulator.beta2, settings.regulator.temperature)
     fit(
         quantiser,
@@ -423,25 +455,6 @@ def _warmed_up(kind: Kind, x: Tensor, settings: Settings, progress: Progress) ->
             f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
         ),
     )
-    return quantiser
-
-
-def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, meanings: np.ndarray) -> None:
-    """Rows of the index tokens from the meaning of their entities, level by level on what is left to say.
-
-    meanings: (K, H) mean token embeddings of the texts: the space in which embedding and head read and write.
-    Level 1: their mean over the entities that carry the code; level m: the mean of what the rows before leave over. So
-    the rows of an entity's index add up to about its text.
-    """
-    rest = torch.as_tensor(meanings, dtype=torch.float32)
-    rest = rest - rest.mean(0)
-    for m, size in enumerate(branch.table.sizes):
-        codes = torch.as_tensor(branch.table.codes[:, m], dtype=torch.long)
-        total = torch.zeros(size, rest.shape[1]).index_add_(0, codes, rest)
-        count = torch.bincount(codes, minlength=size).clamp_min(1)
-        rows = total / count[:, None]
-        vocabulary.start_rows(llm, branch.kind, m, rows + 0.3 * rows.std() * torch.randn_like(rows), head_NH=rows)
-        rest = rest - rows[codes]
 
 
 def _known(branch: Branch) -> np.ndarray:
