@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ed2rec.indexers.behaviour import Behaviour
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.lsh import RandomHyperplanes
 from ed2rec.indexers.variational import LOSS_WEIGHTS, Quantised, VariationalQuantiser
@@ -34,10 +33,10 @@ class Branch(nn.Module):
     """One half of the dual generator: its indexer, its entities' embeddings, and their index table now.
 
     indexer     makes the codes; where it learns along (HVQAE), `quantiser` is the same object
-    embeddings  (K, E) what the indexer reads (X_T, whitened; with `behaviour` beside it)
+    embeddings  (K, E) what the indexer reads (X_T, whitened; behaviour beside it once it `learns`)
     serving     (K, E) what it reads for recommending, where that is more than training may show (users)
-    rereads     the embeddings are made anew in training: they and `serving` belong to the state that is saved
-    behaviour   collects the states from which the entities are asked for; None where the index reads texts alone
+    rereads     the texts are read anew in training (D-LSH): `serving` belongs to the state that is saved
+    learns      the embeddings are made anew in training (Reindex): they belong to the state that is saved
     teacher     (K, H) what the LLM's view of the index is aligned with (X_T, centred); zero rows have no text
     """
 
@@ -55,12 +54,11 @@ class Branch(nn.Module):
         table: IndexTable,
         serving: Tensor | None = None,
         rereads: bool = False,
-        behaviour: Behaviour | None = None,
+        learns: bool = False,
     ) -> None:
         super().__init__()
         self.kind, self.indexer = kind, indexer
-        self.behaviour = behaviour
-        self.register_buffer("embeddings", embeddings, persistent=rereads)
+        self.register_buffer("embeddings", embeddings, persistent=learns)
         self.register_buffer("serving", None if serving is None else serving.clone(), persistent=rereads)
         self.register_buffer("teacher", teacher, persistent=False)
         self.register_buffer("codes", torch.zeros(0), persistent=False)
@@ -132,7 +130,6 @@ class JointModel(nn.Module):
         self.gradient, self.reconstruction, self.align = gradient, reconstruction, align
         self.bos, self.dtype = bos, dtype
         self.moving = True  # whether the generators learn; the frozen tail and a static index set it to False
-        self.frozen = False  # whether the index has come to rest for good
         for part in _residual_parts(llm):
             part.register_forward_hook(self._drop)
 
@@ -151,15 +148,13 @@ class JointModel(nn.Module):
 
     def freeze_index(self) -> None:
         """From here on the tables and the generators stay as they are."""
-        self.moving, self.frozen = False, True
+        self.moving = False
         for branch in self.branches():
             branch.indexer.requires_grad_(False)
 
     def forward(self, batch: Batch) -> JointOutput:
         entities = self._entities(batch) if self.moving else {}
         hidden = self._states(batch, entities)
-        if self.training and self.items.behaviour is not None and not self.frozen:
-            self.items.behaviour.observe(*_asked_from(hidden, batch))
         nll = self._token_losses(hidden, batch)
         losses = {"llm": nll.sum() / max(1, int((batch.label_kind >= 0).sum()))}
         for kind, found in entities.items():
@@ -174,6 +169,12 @@ class JointModel(nn.Module):
         task = batch.task[batch.label_kind >= 0]
         per_task = torch.bincount(task, weights=nll.detach()[batch.label_kind >= 0]), torch.bincount(task)
         return JointOutput(torch.stack(list(losses.values())).sum(), losses, batch.targets, *per_task)
+
+    def asked_from(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(n,) the items that a batch asks for, and (n, H) the states from which it does."""
+        hidden = self._states(batch, {})
+        at = (batch.label_kind == ITEM) & (batch.label_level == 0)
+        return batch.number.roll(-1, dims=1)[at], hidden[at]
 
     def _branch(self, kind: str) -> Branch:
         return self.items if kind == "item" or self.users is None else self.users
@@ -277,12 +278,6 @@ class JointModel(nn.Module):
         if isinstance(output, tuple):
             return (F.dropout(output[0], self.dropout), *output[1:])
         return F.dropout(output, self.dropout)
-
-
-def _asked_from(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(n,) items that users took next and (n, H) the states from which they are asked for; no other task's items."""
-    at = (batch.task == 0) & (batch.label_kind == ITEM) & (batch.label_level == 0)
-    return batch.number.roll(-1, dims=1)[at], hidden[at]
 
 
 def _block_causal(segment: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ed2rec.instructions.sequential import before
 from ed2rec.instructions.templates import SEQUENTIAL
 from ed2rec.training.pipeline import Parts, build_parts, recommender, train_ed2, write
 
-LEARNS = ["training.epochs=60", "training.lr=0.01", "training.dropout=0", "training.validations=0",
+LEARNS = ["training.epochs=120", "training.lr=0.01", "training.dropout=0", "training.validations=0",
           "training.checkpoints=0", "backbone.hidden=32", "backbone.intermediate=64"]  # fmt: skip
 
 

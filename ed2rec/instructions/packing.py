@@ -4,7 +4,7 @@ Which batch comes at which step depends on nothing but (seed, step) and the inde
 same ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -85,6 +85,10 @@ class PackedBatches(TorchDataset[Batch]):
         index = self.index()
         examples = [[self._examples[i] for i in row] for row in rows]
         return collate([[(lay_out(e, index), e.task) for e in row] for row in examples], self.pad)
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        """All batches of an epoch."""
+        return (self[step] for step in range(number * self.steps_per_epoch, (number + 1) * self.steps_per_epoch))
 
     def _prepare(self, epoch: int) -> int:
         """Draw, shuffle and pack an epoch; returns its tokens, padding included."""

@@ -266,10 +266,18 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     known_as = {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks}
     asked = wordings(tokenizer, sequential)
     rereads, anew = (reread if _rereads(settings) else None), None
-    if model.items.behaviour is not None:
-        again = partial(_fit_generator, "item", settings=settings, progress=progress)
-        index = Reindex(model, item_side.embeddings, again, settings.indexer.separate, SUFFIXES)
-        rereads, anew = index.reread, index.anew
+    if _learns_behaviour(settings):
+        shown = {"has_users": False, "max_history": settings.data.max_history, "dense": asked[0].open_ended}
+        plan = SequentialPlan(split.train, asked[:1], **shown)  # type: ignore[arg-type]
+        anew = Reindex(
+            model,
+            item_side.embeddings,
+            settings.indexer.behaviour,
+            lambda: PackedBatches(plan, model.index_tokens, tokenizer.pad_token_id or 0, seed=settings.seed).epoch(),
+            partial(_fit_generator, "item", settings=settings, progress=progress),
+            settings.indexer.separate,
+            SUFFIXES,
+        )
     return Parts(tokenizer, model, known_as, asked, tasks, serving_users, rereads, anew, facts, whitenings)
 
 
@@ -406,17 +414,17 @@ def _branch(
     serving: Tensor | None = None,
 ) -> Branch:
     """An indexer made from its entities' embeddings, and its first table."""
-    x, behaviour = encoded.embeddings, None
-    if kind == "item" and _learns_behaviour(settings):
-        behaviour = Behaviour(len(x), encoded.raw.shape[1], settings.indexer.behaviour).to(x.device)
-        x = behaviour.beside(x)
+    x = encoded.embeddings
+    learns = kind == "item" and _learns_behaviour(settings)
+    if learns:  # room for behaviour, of which nothing is known yet
+        x = Behaviour.nothing(len(x), encoded.raw.shape[1], x.device).beside(x)
     make = _hashing if settings.indexer.kind == "lsh" else _warmed_up
     indexer = make(kind, x if fit_on is None else fit_on, settings, progress)
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
     known = raw.abs().sum(1) > 0
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
     table = build(indexer, x, settings.indexer.separate, SUFFIXES)
-    return Branch(kind, indexer, x, teacher, table, serving, _rereads(settings) or behaviour is not None, behaviour)
+    return Branch(kind, indexer, x, teacher, table, serving, _rereads(settings), learns)
 
 
 def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> RandomHyperplanes:
