@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ed2rec.indexers.health import check_use, survey
 from ed2rec.indexers.refresh import refresh
 from ed2rec.model import JointModel
 from ed2rec.training.joint import load_state, save_state
@@ -18,10 +19,11 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class MoveIndex(TrainerCallback):
-    """Starts, refreshes and freezes the index as the schedule says, and logs the churn of every refresh.
+    """Starts, refreshes and freezes the index as the schedule says; logs churn and generator of every refresh.
 
     margin     in logits: how much better another code has to be
     max_share  of the entities may move in the first refresh; it falls linearly to a third of that in the last one
+    floor      of the use of a generator's codes, below which training stops (`health.check_use`)
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class MoveIndex(TrainerCallback):
         separate: bool,
         limit: int,
         log: Log,
+        floor: float = 0.0,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
-        self.separate, self.limit, self.log = separate, limit, log
+        self.separate, self.limit, self.log, self.floor = separate, limit, log, floor
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._set(state.global_step)
@@ -55,6 +58,8 @@ class MoveIndex(TrainerCallback):
         place = self.schedule.refreshes.index(step) / max(1, len(self.schedule.refreshes) - 1)
         share = self.max_share * (1 - 2 / 3 * place)
         for branch in self.model.branches():
+            found = survey(branch.quantiser, branch.embeddings)
+            check_use(found.codes, found.sizes, self.floor, branch.kind, f"at step {step}")
             branch.table, churn = refresh(
                 branch.quantiser,
                 branch.embeddings,
@@ -64,7 +69,8 @@ class MoveIndex(TrainerCallback):
                 separate=self.separate,
                 limit=self.limit,
             )
-            self.log({"step": step, "kind": branch.kind, "churn": asdict(churn)})
+            entry = {"churn": asdict(churn), "perplexity": branch.table.health.perplexity, "generator": found.as_dict()}
+            self.log({"step": step, "kind": branch.kind, **entry})
 
 
 class Validate(TrainerCallback):

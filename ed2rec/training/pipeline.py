@@ -28,6 +28,7 @@ from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, choose_device, computing_type
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.fitting import fit
+from ed2rec.indexers.health import check_use, survey
 from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.examples import ExamplePlan, PackedBatches
@@ -63,6 +64,7 @@ class Parts:
     tokenizer: PreTrainedTokenizerFast
     model: JointModel
     asked: list[Wording]
+    serving: dict[Kind, Tensor]  # the embeddings from which recommending reads indices: of users, all they may show
     serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
     facts: dict[str, Any]
     whitenings: dict[Kind, Whitening]
@@ -108,12 +110,16 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         _arguments(settings, workspace, batches.steps, model),
         batches,
         [
-            MoveIndex(model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add),
+            MoveIndex(
+                model, schedule, t.margin, t.max_share, settings.indexer.separate, SUFFIXES, history.add,
+                settings.indexer.min_perplexity,
+            ),
             Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
         ],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    parts.facts["generators"]["end"] = _surveyed(model, parts.serving)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
 
@@ -155,11 +161,11 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     facts: dict[str, Any] = {"items without text": item_side.without_text}
     branches: dict[Kind, Branch] = {"item": _branch("item", item_side, settings, progress)}
     whitenings: dict[Kind, Whitening] = {"item": item_side.whitening}
-    serving: Tensor | None = None
+    serving: dict[Kind, Tensor] = {"item": branches["item"].embeddings}
     if users:
         both = _encode([*users, *early], llm, tokenizer, settings, "users", progress)
         count = len(users)
-        serving = both.embeddings[:count]
+        serving["user"] = both.embeddings[:count]
         training = Encoded(both.raw[count:], both.whitening, both.embeddings[count:], 0)
         facts["users without text"] = sum(not text for text in users)
         branches["user"] = _branch("user", training, settings, progress, fit_on=both.embeddings)
@@ -202,12 +208,13 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     ).to(device)
 
     def serving_users() -> IndexTable | None:
-        if serving is None or model.users is None:
+        if model.users is None:
             return None
-        return build(model.users.quantiser, serving.to(device), settings.indexer.separate, SUFFIXES)
+        return build(model.users.quantiser, serving["user"], settings.indexer.separate, SUFFIXES)
 
     asked = wordings(tokenizer, INSTRUCTIONS[t.instruction])
-    return Parts(tokenizer, model, asked, serving_users, facts, whitenings)
+    facts["generators"] = {"start": _surveyed(model, serving)}
+    return Parts(tokenizer, model, asked, serving, serving_users, facts, whitenings)
 
 
 def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
@@ -330,6 +337,7 @@ def _branch(
             f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
         ),
     )
+    check_use(survey(quantiser, x).codes, sizes, i.min_perplexity, kind, "after the warm-up")
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
     known = raw.abs().sum(1) > 0
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
@@ -352,6 +360,11 @@ def _start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branc
         rows = total / count[:, None]
         vocabulary.start_rows(llm, branch.kind, m, rows + 0.3 * rows.std() * torch.randn_like(rows), head_NH=rows)
         rest = rest - rows[codes]
+
+
+def _surveyed(model: JointModel, embeddings: dict[Kind, Tensor]) -> dict[str, Any]:
+    """What the generators say by themselves, on what recommending reads; "items" and "users" as `ed2 index` has it."""
+    return {f"{b.kind}s": survey(b.quantiser, embeddings[b.kind]).as_dict() for b in model.branches()}
 
 
 def _known(branch: Branch) -> np.ndarray:
