@@ -257,7 +257,8 @@ def index(
         stats = inspection.index_stats(run)
         if picture is not None:
             shares = inspection.draw_first_codes(run, picture, dataset)
-            terminal.say(f"{picture}: first codes of items by {shares.by}")
+            stead = ", for no item has a category" if shares.by == "brand" else ""
+            terminal.say(f"{picture}: first codes of items by {shares.by}{stead}")
         terminal.print_json(stats) if json else terminal.print_index_stats(stats)
         return
     shown = inspection.show_item(run, item_id, dataset)

@@ -120,7 +120,7 @@ def print_index_stats(stats: Mapping[str, Any]) -> None:
             continue
         table = stats[kind]
         letters = [chr(ord("a") + level) for level in range(len(table["sizes"]))]
-        churn = [[refresh[letter] for refresh in table["churn"]] for letter in letters]
+        churn = [[refresh[letter] for refresh in table["churn"] if letter in refresh] for letter in letters]
         highest = max((max(shares) for shares in churn if shares), default=0.0)
         generator = table["generator"]
         title = f"{kind}: {table['entities']:,}, table version {table['version']}\n  before the suffix {_sharing(table)}"
