@@ -1,6 +1,7 @@
 """Charts as inline SVG that takes its colours and its typeface from the page around it, light or dark.
 
 Matplotlib draws with stand-in colours that occur nowhere else; afterwards each becomes a CSS variable of the page.
+One chart can also be a file of its own, with real colours.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ed2rec.errors import ConfigError
+from ed2rec.files import replace_file
 
 Curve = Sequence[tuple[float, float]]
 """(step, value) in order of the steps."""
@@ -25,6 +30,10 @@ LEVELS = ("#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent"} | {
     colour: f"level{number}" for number, colour in enumerate(LEVELS)
 }
+PAPER = {INK: "#1d1c1a", MUTED: "#6d6a63", LINE: "#dedad0"}  # instead of the stand-ins, in a file of its own
+PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
+FORMATS = ("png", "svg", "pdf")
+OTHER = "other"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9.5, "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "text.color": INK,
     "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False,
@@ -32,6 +41,19 @@ STYLE: dict[Any, Any] = {
     "ytick.left": False, "xtick.major.size": 3, "lines.linewidth": 1.7, "axes.grid": True,
     "axes.grid.axis": "y", "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True,
 }  # fmt: skip
+
+
+class CodeShares(NamedTuple):
+    """How the first code divides groups of items.
+
+    by: what the groups are ("category"). names: of the groups, the largest first. codes: of the columns, the most used
+    code first; OTHER, the last one, stands for all the rest. counts: (names, codes) items.
+    """
+
+    by: str
+    names: Sequence[str]
+    codes: Sequence[str]
+    counts: np.ndarray
 
 
 def losses(curves: Mapping[str, Curve], frozen_from: float | None = None) -> str:
@@ -88,6 +110,53 @@ def codebooks(kind: str, counts: Sequence[np.ndarray]) -> str:
         panel.set_xlim(0, len(count))
         panel.set_ylim(0, None if count.any() else 1)
     return _svg(figure, f"codebooks of {kind}")
+
+
+def code_shares(shares: CodeShares) -> str:
+    """Stacked bars, one per group of items, a colour per first code (Figure 4)."""
+    with mpl.rc_context(STYLE):
+        figure = _stacked(shares, _cycle(len(shares.codes)), rest=LINE)
+    return _svg(figure, f"first code by {shares.by}")
+
+
+def draw_code_shares(file: Path, shares: CodeShares, title: str = "") -> None:
+    """The same as a file. Raises ConfigError for an ending that is not one of FORMATS, or where the disk refuses."""
+    ending = file.suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise ConfigError(f"cannot draw {file}: its name must end in .{', .'.join(FORMATS)}")
+    style = {key: PAPER.get(value, value) if isinstance(value, str) else value for key, value in STYLE.items()}
+    with mpl.rc_context(style):
+        colours = [PALETTE[number % len(PALETTE)] for number in range(len(shares.codes))]
+        figure = _stacked(shares, colours, rest="#cccccc")
+        figure.suptitle(title, x=0.01, ha="left")
+        with replace_file(file) as part:
+            figure.savefig(part, format=ending, dpi=160, metadata={"CreationDate": None} if ending == "pdf" else None)
+
+
+def _stacked(shares: CodeShares, colours: Sequence[str], rest: str) -> Figure:
+    """colours: of the codes; rest: of OTHER. Typeface and ink are the ones in force."""
+    figure = Figure(figsize=(9.6, 1.1 + 0.27 * len(shares.names)), layout="constrained")
+    panel = figure.add_subplot()
+    left = np.zeros(len(shares.names))
+    for code, colour, count in zip(shares.codes, colours, shares.counts.T, strict=True):
+        colour = rest if code == OTHER else colour
+        panel.barh(np.arange(len(shares.names)), count, left=left, color=colour, label=code, height=0.75)
+        left += count
+    panel.set_yticks(np.arange(len(shares.names)), [_shortened(name) for name in shares.names])
+    panel.invert_yaxis()
+    panel.grid(axis="y", visible=False)
+    panel.grid(axis="x", visible=True)
+    panel.set_xlabel(f"items, by {shares.by}")
+    figure.legend(
+        *panel.get_legend_handles_labels(), loc="outside upper right", frameon=False, handlelength=1, columnspacing=1,
+        ncols=min(len(shares.codes), 7),
+    )  # fmt: skip
+    return figure
+
+
+def _shortened(name: str, length: int = 36) -> str:
+    """Names are written by strangers: they may be long, and a dollar sign would start a formula."""
+    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
 
 
 def _panels(count: int, columns: int, height: float = 1.95) -> tuple[Figure, list[Axes]]:

@@ -40,6 +40,9 @@ PresetOption = Annotated[
     ),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
+EnsembleOption = Annotated[
+    int | None, typer.Option(min=1, help="Rank by the mean probability over so many instructions.")
+]
 DatasetOption = Annotated[Path | None, typer.Option("--dataset", help="The run's dataset, if it has moved since.")]
 
 
@@ -153,15 +156,17 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.parquet", help="Write every user's ranked items there.")
     ] = None,
     k: Annotated[int, typer.Option(min=10, help="Length of the rankings.")] = 10,
-    wordings: Annotated[int, typer.Option(min=1, help="Instructions to average over.")] = 1,
+    wordings: Annotated[int, typer.Option(min=1, help="Instructions to average the metrics over.")] = 1,
+    ensemble: EnsembleOption = None,
     exclude_history: Annotated[bool, typer.Option("--exclude-history", help="Leave out items of the history.")] = False,
     dataset: DatasetOption = None,
 ) -> None:
     """Rank the whole catalogue for every user's held-out item: HR@1,5,10 and NDCG@5,10.
 
     \b
-    Example:
+    Examples:
       ed2 evaluate runs/ml-100k --json metrics.json --rankings rankings.parquet
+      ed2 evaluate runs/ml-100k --wordings 4
     """
     from ed2rec import terminal, workflow
     from ed2rec.files import check_file, replace_file
@@ -175,9 +180,14 @@ def evaluate(
         check_k(k, len(loaded.dataset.items))
     with terminal.progress() as progress:
         result = workflow.evaluate_run(
-            loaded, split.value, k=k, wordings=wordings, exclude_history=exclude_history, progress=progress
-        )
+            loaded, split.value, k=k, wordings=wordings, ensemble=ensemble, exclude_history=exclude_history,
+            progress=progress,
+        )  # fmt: skip
     row = result.row(loaded.dataset.name, split.value, loaded.folder.model)
+    title = f"{row['dataset']}, {split.value}, {row['users']:,} users"
+    if ensemble is not None:
+        row["ensemble"] = ensemble
+        title += f", mean probability over {ensemble} instructions"
     if rankings is not None:
         with replace_file(rankings) as file:
             result.rankings(loaded.dataset.users["user_id"], loaded.dataset.items["item_id"]).write_parquet(file)
@@ -187,7 +197,7 @@ def evaluate(
     if json is not None:
         with replace_file(json) as file:
             file.write_text(terminal.as_json(row), encoding="utf-8")
-    terminal.print_metrics([row], f"{row['dataset']}, {split.value}, {row['users']:,} users")
+    terminal.print_metrics([row], title)
 
 
 @app.command()
@@ -198,6 +208,7 @@ def recommend(
     query: Annotated[str | None, typer.Option(metavar="TEXT", help="What is looked for, in words.")] = None,
     item: Annotated[str | None, typer.Option(metavar="ID", help="List users who may take this item next.")] = None,
     k: Annotated[int, typer.Option(help="How many items, or users.")] = 10,
+    ensemble: EnsembleOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     dataset: DatasetOption = None,
 ) -> None:
@@ -221,7 +232,7 @@ def recommend(
         terminal.print_json({**head, **found.as_dict()}) if json else terminal.print_likely_users(found.as_dict())
         return
     item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
-    answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, query=query, k=k)
+    answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, query=query, k=k, ensemble=ensemble)
     if json:
         asked = {"user": user} if query is None else {"user": user, "query": query}
         terminal.print_json({**head, **asked, **answer.as_dict()})
@@ -261,6 +272,10 @@ def index(
     what: Annotated[Inspection, typer.Argument(help="stats, or show ITEM_ID.")],
     item_id: Annotated[str | None, typer.Argument(metavar="[ITEM_ID]", help="For show.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="With stats: draw first codes by category there (png, svg, pdf)."),
+    ] = None,
     dataset: DatasetOption = None,
 ) -> None:
     """Look at a run's indices: codebook use, perplexity, collisions, churn; or one item's index and its neighbours.
@@ -268,14 +283,21 @@ def index(
     \b
     Examples:
       ed2 index runs/ml-100k stats
+      ed2 index runs/ml-100k stats --picture first-codes.png
       ed2 index runs/ml-100k show 242
     """
     from ed2rec import inspection, terminal
 
     if (what is Inspection.SHOW) == (item_id is None):
         raise ConfigError("write either `ed2 index RUN stats` or `ed2 index RUN show ITEM_ID`")
+    if picture is not None and what is Inspection.SHOW:
+        raise ConfigError(f"--picture {picture} goes with `ed2 index RUN stats`")
     if item_id is None:
         stats = inspection.index_stats(run)
+        if picture is not None:
+            shares = inspection.draw_first_codes(run, picture, dataset)
+            stead = ", for no item has a category" if shares.by == "brand" else ""
+            terminal.say(f"{picture}: first codes of items by {shares.by}{stead}")
         terminal.print_json(stats) if json else terminal.print_index_stats(stats)
         return
     shown = inspection.show_item(run, item_id, dataset)

@@ -5,6 +5,7 @@
     ├── DataError            a source file or a dataset folder
     │   └── UnknownEntity    a user or item id that the dataset does not have
     ├── BackboneError        an LLM that cannot be loaded or cannot be used here
+    ├── IndexCollapse        a training whose index has come down to a few codes
     └── RunError             a run folder: missing, half written, of another version, or not writable
 
 The library raises these; the command line prints the message and exits with 2. Anything else is our own fault
@@ -30,6 +31,10 @@ class UnknownEntity(DataError):
 
 class BackboneError(Ed2Error):
     """An LLM that cannot be loaded, or whose parts do not fit what is asked of it."""
+
+
+class IndexCollapse(Ed2Error):
+    """An index generator gives (nearly) all entities the same code; training on would be for nothing."""
 
 
 class RunError(Ed2Error):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from ed2rec.errors import ConfigError, RunError
+from ed2rec.charts import OTHER, CodeShares, draw_code_shares
+from ed2rec.errors import ConfigError, DataError, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.runs import RunFolder, open_run
 from ed2rec.workflow import its_dataset
@@ -19,10 +21,17 @@ LETTERS = "abcdefghijklmno"
 
 
 def index_stats(run: Path) -> dict[str, Any]:
-    """Per kind ("items", "users"): entities, sizes, codes used and perplexity per level, collisions, table version,
-    and the churn of each refresh as training logged it: [{"step": …, "a": share, …}]."""
+    """Per kind ("items", "users"), of the table that recommends: entities, sizes, codes used and perplexity per level,
+    entities that collide before the suffix (colliding, collision_rate, largest_group), version; and as training logged
+    it: churn [{"step": …, "a": share, …}] and refreshes [{"step", "perplexity", "generator"}, …].
+
+    generator: the same counts of the generator's own codes at the end of training, before twins are moved apart and
+    before margin and max_share hold anybody back, with kappa, the mean concentration per level. Empty for a run that
+    did not measure it.
+    """
     folder = open_run(run)
     churn = churn_of(folder.metrics)
+    generators = folder.metrics.get("facts", {}).get("generators", {}).get("end", {})
     stats: dict[str, Any] = {"run": str(run), "model": folder.model}
     for kind in ("items", "users"):
         if kind == "users" and not _path(folder, kind).exists():
@@ -31,9 +40,16 @@ def index_stats(run: Path) -> dict[str, Any]:
         health = table.health
         stats[kind] = {
             "sizes": list(table.sizes), **asdict(health), "collision_rate": health.collision_rate,
-            "version": table.version, "churn": churn.get(kind, []),
+            "version": table.version, "generator": generators.get(kind, {}), "churn": churn.get(kind, []),
+            "refreshes": _refreshes(folder.metrics, kind),
         }  # fmt: skip
     return stats
+
+
+def _refreshes(metrics: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Per refresh: the step, the perplexity per level of the table it made, and the generator it asked."""
+    entries = [entry for entry in metrics.get("history", []) if "generator" in entry and f"{entry['kind']}s" == kind]
+    return [{name: entry[name] for name in ("step", "perplexity", "generator")} for entry in entries]
 
 
 def churn_of(metrics: Mapping[str, Any]) -> dict[str, list[dict[str, float]]]:
@@ -68,6 +84,48 @@ def spell(table: IndexTable, item: int) -> str:
     """The item's index as index tokens: <a_17><b_3><c_250><d_9>, with <p_0> where it has a suffix."""
     tokens = [f"<{letter}_{code}>" for letter, code in zip(LETTERS, table.codes[item], strict=False)]
     return "".join(tokens) + (f"<p_{table.suffix[item]}>" if table.suffix[item] >= 0 else "")
+
+
+def first_codes(table: IndexTable, items: pl.DataFrame, rows: int = 12, codes: int = 6) -> CodeShares:
+    """How the first code divides the items (Figure 4): counts of items by category and code.
+
+    rows: the most frequent categories; an item counts in each of its own. A category that more than half of the items
+    carry is left out where there are others: it is the shop itself. Brands stand in where no item has a category.
+    codes: the most used ones over all items have a column each, the others share the last one.
+    Raises DataError where the items have neither categories nor brands.
+    """
+    for by, column in (("category", "categories"), ("brand", "brand")):
+        parts = pl.col(column).str.split(",") if by == "category" else pl.concat_list(column)
+        names = items.select(code=pl.Series(table.codes[:, 0]), item=pl.int_range(len(items)), name=parts)
+        names = names.explode("name").with_columns(pl.col("name").str.strip_chars())
+        names = names.filter(pl.col("name") != "").unique()
+        if len(names):
+            break
+    else:
+        raise DataError("the items have neither categories nor brands, so there is nothing to draw their codes by")
+    frequent = names.group_by("name").len().sort("len", "name", descending=[True, False])
+    telling = frequent.filter(pl.col("len") <= len(items) / 2)
+    shown = (telling if len(telling) else frequent)["name"].head(rows).to_list()
+    used = np.bincount(table.codes[:, 0], minlength=table.sizes[0])
+    chosen = [int(code) for code in np.argsort(-used, kind="stable")[:codes] if used[code]]
+    counts = np.zeros((len(shown), table.sizes[0]), dtype=np.int64)
+    names = names.filter(pl.col("name").is_in(shown))
+    row = np.array([shown.index(name) for name in names["name"]], dtype=np.int64)
+    np.add.at(counts, (row, names["code"].to_numpy()), 1)
+    columns, labels = counts[:, chosen], [f"<{LETTERS[0]}_{code}>" for code in chosen]
+    if len(chosen) < np.count_nonzero(used):
+        columns = np.column_stack([columns, counts.sum(1) - columns.sum(1)])
+        labels.append(OTHER)
+    return CodeShares(by, shown, labels, columns)
+
+
+def draw_first_codes(run: Path, file: Path, dataset_folder: Path | None = None) -> CodeShares:
+    """Figure 4 of a run as a PNG, SVG or PDF file; returns what it shows. Raises ConfigError for another ending."""
+    folder = open_run(run)
+    items = its_dataset(folder, dataset_folder).items
+    shares = first_codes(_table(folder, "items", items["item_id"].to_list()), items, codes=9)
+    draw_code_shares(file, shares, f"{folder.dataset['name']}: the first code of {len(items):,} items")
+    return shares
 
 
 def code_counts(table: IndexTable) -> list[np.ndarray]:

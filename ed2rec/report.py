@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ed2rec import charts
-from ed2rec.charts import Curve
+from ed2rec.charts import CodeShares, Curve
 from ed2rec.evaluation.metrics import REPORTED
 from ed2rec.files import replace_file
 from ed2rec.runs import plain
@@ -46,7 +46,7 @@ class ReportData:
     rows: metrics per model (keys "model" and REPORTED), the reported model first. figures: (number, what it is) for
     the head of the page. losses: name -> curve over steps. validation: NDCG@10 over steps. churn: kind -> level ->
     share that moved. frozen_from: the step at which the index stops moving. codes: kind -> per level, entities per
-    code.
+    code. first_codes: how the first code divides the items by category.
     """
 
     title: str
@@ -58,6 +58,7 @@ class ReportData:
     churn: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     frozen_from: float | None = None
     codes: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    first_codes: CodeShares | None = None
     examples: Sequence[Example] = ()
     settings: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +73,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def render(data: ReportData) -> str:
     """The page as text."""
-    sections = [_metrics(data.rows), _training(data), _codebooks(data.codes), _examples(data.examples), _details(data)]
+    sections = [_metrics(data.rows), _training(data), _codebooks(data), _examples(data.examples), _details(data)]
     environment = data.environment
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=escape(data.title),
@@ -115,8 +116,11 @@ def _training(data: ReportData) -> str:
     return _section("Training", note + tail, "".join(parts)) if parts else ""
 
 
-def _codebooks(codes: Mapping[str, Sequence[np.ndarray]]) -> str:
+def _codebooks(data: ReportData) -> str:
+    codes, shares = data.codes, data.first_codes
     parts = [f"<h3>{escape(kind)}</h3>" + _figure(charts.codebooks(kind, counts)) for kind, counts in codes.items()]
+    if shares is not None:
+        parts.append(f"<h3>the first code of items by {escape(shares.by)}</h3>" + _figure(charts.code_shares(shares)))
     note = (
         "How many entities carry each code of a level, most used first. The dashed line is where all are used alike; "
         "a cliff towards the left is a collapsed codebook."

@@ -85,6 +85,9 @@ class IndexerSettings(Group):
     asks for it). Where the index begins to move it is made anew from both; 0: from texts alone, always."""
     lr: float = Field(default=1e-4, ge=0, le=1)
     """Learning rate of the indexer in joint training; 0 freezes it: a static index."""
+    min_perplexity: float = Field(default=0.02, ge=0, lt=1)
+    """Training stops where a level uses less than this share of its codes: 0 is all entities on one code (and turns the
+    check off), 1 all codes alike."""
 
 
 class TrainingSettings(Group):

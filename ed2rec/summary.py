@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ed2rec import inspection
-from ed2rec.charts import Curve
-from ed2rec.data.dataset import Histories
+from ed2rec.charts import CodeShares, Curve
+from ed2rec.data.dataset import Dataset, Histories
+from ed2rec.errors import DataError
 from ed2rec.evaluation.ranking import Evaluation
+from ed2rec.indexers.contract import IndexTable
 from ed2rec.report import Example, ReportData
 from ed2rec.workflow import LoadedRun, cases_of, items_of
 
@@ -39,6 +41,7 @@ def summarise(
     folder, dataset = run.folder, run.dataset
     history = folder.metrics.get("history", [])
     churn = inspection.churn_of(folder.metrics)
+    tables = inspection.tables(folder)
     counts = f"{len(dataset.users):,} users, {len(dataset.items):,} items, {len(dataset.interactions):,} interactions"
     return ReportData(
         title=f"{folder.model} on {dataset.name}",
@@ -49,11 +52,22 @@ def summarise(
         validation=[(entry["step"], entry["valid"]["NDCG@10"]) for entry in history if "valid" in entry],
         churn={kind: _by_level(refreshes) for kind, refreshes in churn.items()},
         frozen_from=max((entry["step"] for entry in history if "churn" in entry), default=None),
-        codes={kind: inspection.code_counts(table) for kind, table in inspection.tables(folder).items()},
+        codes={kind: inspection.code_counts(table) for kind, table in tables.items()},
+        first_codes=_first_codes(tables, dataset),
         examples=examples,
         settings=folder.settings.to_yaml(),
         environment={name: value for name, value in folder.environment.items() if name != "files"},
     )
+
+
+def _first_codes(tables: Mapping[str, IndexTable], dataset: Dataset) -> CodeShares | None:
+    """None for a model without index, or items without categories and brands."""
+    if "items" not in tables:
+        return None
+    try:
+        return inspection.first_codes(tables["items"], dataset.items)
+    except DataError:
+        return None
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

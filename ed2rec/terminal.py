@@ -78,7 +78,8 @@ def say(text: str) -> None:
 
 
 def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """A table of metrics, one row per model; the best of each column stands out where there are several."""
+    """A table of metrics, one row per model; the best of each column stands out where there are several. A model that
+    was asked in several wordings shows mean ± standard deviation, and a row for each of them below."""
     table = Table(header_style="bold")
     table.add_column("model")
     for name in REPORTED:
@@ -86,8 +87,13 @@ def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     best = {name: max(row[name] for row in rows) for name in REPORTED}
     for row in rows:
         leads = {name for name in REPORTED if len(rows) > 1 and row[name] == best[name]}
-        cells = [Text(f"{row[name]:.4f}", style="bold" if name in leads else "") for name in REPORTED]
-        table.add_row(Text(str(row["model"])), *cells)
+        spread = {name: f" ± {value:.4f}" for name, value in row.get("std", {}).items()}
+        cells = [f"{row[name]:.4f}{spread.get(name, '')}" for name in REPORTED]
+        styles = ["bold" if name in leads else "" for name in REPORTED]
+        table.add_row(Text(str(row["model"])), *map(Text, cells, styles))
+        for part in row["per_instruction"] if spread else ():
+            figures = (Text(f"{part[name]:.4f}", "dim") for name in REPORTED)
+            table.add_row(Text(f"  {part['instruction']}", "dim"), *figures)
     _print(title, table)
 
 
@@ -142,20 +148,38 @@ def print_index_stats(stats: Mapping[str, Any]) -> None:
         if kind not in stats:
             continue
         table = stats[kind]
-        last = table["churn"][-1] if table["churn"] else {}
         letters = [chr(ord("a") + level) for level in range(len(table["sizes"]))]
+        churn = [[refresh[letter] for refresh in table["churn"] if letter in refresh] for letter in letters]
+        highest = max((max(shares) for shares in churn if shares), default=0.0)
+        generator = table["generator"]
+        title = f"{kind}: {table['entities']:,}, table version {table['version']}"
+        title += f"\n  before the suffix {_sharing(table)}"
+        if generator:
+            title += f"\n  before twins are moved apart {_sharing(generator)}"
         print_columns(
             {
                 "level": letters,
                 "codes": table["sizes"],
                 "used": table["used"],
                 "perplexity": [f"{value:.1f}" for value in table["perplexity"]],
-                "last churn": [f"{last[letter]:.1%}" if letter in last else "–" for letter in letters],
+                "mean κ": [f"{value:.1f}" for value in generator.get("kappa") or ()] or ["–"] * len(letters),
+                "last churn": [f"{shares[-1]:.1%}" if shares else "–" for shares in churn],
+                "churn": [sparkline(shares, highest) for shares in churn],
             },
-            title=f"{kind}: {table['entities']:,}, of which {table['colliding']:,} share their codes "
-            f"({table['collision_rate']:.2%}, at most {table['largest_group']} together), version {table['version']}",
-            right=("codes", "used", "perplexity", "last churn"),
+            title=title,
+            right=("codes", "used", "perplexity", "mean κ", "last churn"),
         )
+
+
+def sparkline(values: Sequence[float], highest: float) -> str:
+    """One block a value, from ▁ for 0 to █ for `highest`."""
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * value / highest) if highest else 0] for value in values)
+
+
+def _sharing(health: Mapping[str, Any]) -> str:
+    """health: of a table or of a generator."""
+    rate = health["colliding"] / max(health["entities"], 1)
+    return f"{health['colliding']:,} share their codes ({rate:.2%}, at most {health['largest_group']} together)"
 
 
 def print_item_index(shown: Mapping[str, Any]) -> None:

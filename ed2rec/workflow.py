@@ -19,7 +19,8 @@ from ed2rec.config import Settings
 from ed2rec.data.associated import associated_users
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import Cases, LeaveOneOut, leave_one_out
-from ed2rec.errors import ConfigError, DataError, Ed2Error, RunError
+from ed2rec.ensemble import Ensemble
+from ed2rec.errors import ConfigError, DataError, Ed2Error, IndexCollapse, RunError
 from ed2rec.evaluation.ranking import Evaluation, evaluate, evaluate_wordings
 from ed2rec.recommender import Recommender, check_k
 
@@ -67,7 +68,11 @@ def train(
     runs.check_target(out)
     dataset = Dataset.load(dataset_folder)
     workspace = runs.workspace(out)
-    trained = fit(dataset, settings, workspace, resume, progress)
+    try:
+        trained = fit(dataset, settings, workspace, resume, progress)
+    except IndexCollapse:
+        shutil.rmtree(workspace, ignore_errors=True)  # resumed with the same settings, it would end there again
+        raise
     run = runs.save(out, settings, trained.metrics, trained.write, reference(dataset_folder, dataset))
     shutil.rmtree(workspace, ignore_errors=True)  # checkpoints, needed until here
     return run
@@ -116,10 +121,17 @@ def evaluate_run(
     *,
     k: int = 10,
     wordings: int = 1,
+    ensemble: int | None = None,
     exclude_history: bool = False,
     progress: Progress = quiet,
 ) -> Evaluation:
-    """Rank the split's targets. wordings: over how many instructions to average, where the model has several."""
+    """Rank the split's targets.
+
+    wordings: over the metrics of how many instructions to average, where the model has several. ensemble: instead,
+    rank once by the mean probability over so many instructions (`asking_all`).
+    """
+    if ensemble is not None and wordings > 1:
+        raise ConfigError("choose either --wordings (mean of their metrics) or --ensemble (metrics of their mean)")
     cases = cases_of(run.dataset, which)
     if run.folder.dataset["log"] != fingerprint(run.dataset)["log"]:
         raise DataError(f"dataset {run.dataset.name} has other interactions than {run.folder.path} was trained on, so "
@@ -129,12 +141,27 @@ def evaluate_run(
         progress("evaluating", done, total, "")
 
     options: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "progress": report}
+    if ensemble is not None:
+        return evaluate(asking_all(run, ensemble), cases, **options)
     if not isinstance(run.recommender, Worded):
         return evaluate(run.recommender, cases, **options)
-    if not 1 <= wordings <= len(run.recommender.wordings):
-        raise ConfigError(f"{wordings} wordings, but the model has 1 to {len(run.recommender.wordings)}")
-    asked = [(run.recommender.wordings[number], run.recommender.worded(number)) for number in range(wordings)]
-    return evaluate_wordings(asked, cases, **options)
+    return evaluate_wordings(_asked(run.recommender, wordings), cases, **options)
+
+
+def asking_all(run: LoadedRun, count: int) -> Ensemble:
+    """The run's model asked in its first `count` wordings, ranking by their mean probability. ConfigError for a model
+    that has none, or not so many."""
+    if not isinstance(run.recommender, Worded):
+        raise ConfigError(f"{run.folder.model} asks in no wordings, so has no ensemble of them: leave --ensemble out")
+    members = [recommender for _, recommender in _asked(run.recommender, count)]
+    return Ensemble(members, depth=run.folder.settings.decoding.beam)
+
+
+def _asked(recommender: Worded, count: int) -> list[tuple[str, Recommender]]:
+    """The first `count` wordings, and the recommenders that ask in them."""
+    if not 1 <= count <= len(recommender.wordings):
+        raise ConfigError(f"{count} wordings, but the model has 1 to {len(recommender.wordings)}")
+    return [(recommender.wordings[number], recommender.worded(number)) for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -168,10 +195,12 @@ def recommend(
     item_ids: Sequence[str] | None = None,
     query: str | None = None,
     k: int = 10,
+    ensemble: int | None = None,
 ) -> Answer:
     """The k best items for a user of the dataset after all they have taken, or for somebody unknown after a history.
 
-    query: what they look for, in words; then neither a user nor a history is needed.
+    query: what they look for, in words; then neither a user nor a history is needed. ensemble: ask in so many wordings
+    and take the mean (`asking_all`).
     """
     dataset = run.dataset
     if (user_id is not None and item_ids is not None) or (query, user_id, item_ids) == (None, None, None):
@@ -182,7 +211,8 @@ def recommend(
     if query is not None:
         best = tell(run).items_for(query, user, np.array(history, np.int64), k)
     else:
-        best = run.recommender.recommend(Histories.from_lists([history]), np.array([user], dtype=np.int64), k)
+        recommender = run.recommender if ensemble is None else asking_all(run, ensemble)
+        best = recommender.recommend(Histories.from_lists([history]), np.array([user], dtype=np.int64), k)
     shown = best.items[0] >= 0
     return Answer(
         items_of(dataset, history), items_of(dataset, best.items[0][shown].tolist()), best.scores[0][shown].tolist()

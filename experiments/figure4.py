@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sklearn.metrics import normalized_mutual_info_score
 
-from ed2rec import figures
+from ed2rec.charts import CodeShares, draw_code_shares
 from ed2rec.inspection import Crossing, categories_by_code
 from experiments.report import cell, facts, markdown, paper, write
 from experiments.runs import Variant, ask, collect, command, run_folder
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{cell([information(one) for one in everything])}.\n{facts(request, rows)}\n\n"
         f"The paper, on Instruments with {paper()['figure4']['sizes']} codes, says (no numbers are printed):\n\n{said}"
     )
-    write(request, "figure4", text, figures.categories(first, f"Categories of {request.name} by first index token"))
+    write(request, "figure4", text)
+    shares = CodeShares("category", first.categories, first.codes, first.counts)
+    draw_code_shares(request.out / "figure4.png", shares, f"{request.name}: categories by first index token")
 
 
 def purity(crossing: Crossing) -> float:

@@ -68,9 +68,10 @@ def facts(request: Request, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(request: Request, name: str, text: str, figure: Figure) -> None:
-    """OUT/NAME.md and OUT/NAME.png, and the Markdown on stdout."""
-    figure.savefig(request.out / f"{name}.png", dpi=150)
+def write(request: Request, name: str, text: str, figure: Figure | None = None) -> None:
+    """OUT/NAME.md and OUT/NAME.png, and the Markdown on stdout. figure: None where its picture is drawn elsewhere."""
+    if figure is not None:
+        figure.savefig(request.out / f"{name}.png", dpi=150)
     (request.out / f"{name}.md").write_text(f"{text}\n\n![{name}]({name}.png)\n", encoding="utf-8")
     print(text)
 

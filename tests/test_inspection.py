@@ -6,10 +6,11 @@ import pytest
 from shops import dataset_of
 from worlds import table_of
 
-from ed2rec import figures, inspection, runs, workflow
+from ed2rec import charts, inspection, runs, workflow
 from ed2rec.config import resolve
-from ed2rec.errors import ConfigError, RunError, UnknownEntity
+from ed2rec.errors import ConfigError, DataError, RunError, UnknownEntity
 
+GENERATOR = {"entities": 5, "colliding": 4, "kappa": [200.0, 120.5]}
 CODES = [[0, 0], [0, 1], [0, 1], [1, 1], [2, 0]]
 
 
@@ -23,7 +24,9 @@ def run(tmp_path):
         (folder / "index").mkdir()
         table_of(CODES, (3, 2)).save(folder / "index/items.parquet", dataset.items["item_id"].to_list())
 
-    metrics = {"history": [{"step": 5, "kind": "item", "churn": {"levels": [0.5, 0.25]}}]}
+    refresh = {"step": 5, "kind": "item", "churn": {"levels": [0.5, 0.25]}, "perplexity": [2.5, 2]}
+    refresh["generator"] = GENERATOR
+    metrics = {"history": [refresh], "facts": {"generators": {"end": {"items": GENERATOR}}}}
     runs.save(tmp_path / "run", resolve(), metrics, write, workflow.reference(tmp_path / "shop", dataset))
     return tmp_path / "run"
 
@@ -34,6 +37,14 @@ def test_stats_count_codes_collisions_and_churn(run):
     assert "users" not in stats
     assert (items["sizes"], items["used"], items["colliding"], items["collision_rate"]) == ([3, 2], (3, 2), 2, 2 / 5)
     assert items["churn"] == [{"step": 5, "a": 0.5, "b": 0.25}]
+    assert items["generator"] == GENERATOR and items["largest_group"] == 2
+    assert items["refreshes"] == [{"step": 5, "perplexity": [2.5, 2], "generator": GENERATOR}]
+
+
+def test_a_run_that_did_not_measure_its_generators_has_stats_all_the_same(run):
+    (run / "metrics.json").write_text("{}")
+    items = inspection.index_stats(run)["items"]
+    assert (items["generator"], items["refreshes"], items["churn"], items["colliding"]) == ({}, [], [], 2)
 
 
 def test_an_item_is_shown_with_those_that_share_the_longest_prefix(run):
@@ -79,8 +90,49 @@ def test_brands_stand_in_where_a_dataset_has_no_categories():
     assert inspection.telling_categories(["Music,Drums", "Music,Pianos", ""], ["x"] * 3) == ["Drums", "Pianos", ""]
 
 
-def test_the_picture_of_categories_has_a_piece_for_every_code(tmp_path):
-    crossing = inspection.Crossing(["Tea", "Cups"], ["a_0", "a_2"], np.array([[2, 1], [0, 1]]))
-    figure = figures.categories(crossing, "shop")
-    pieces = [bar.get_width() for bar in figure.axes[0].patches]
-    assert pieces == [0, 2, 1, 1] and len(figure.legends[0].get_texts()) == 2
+def catalogue(categories=("", "", "", "", ""), brands=("", "", "", "", "")):
+    return pl.DataFrame({"categories": list(categories), "brand": list(brands)})
+
+
+def test_first_codes_are_counted_by_category_and_an_item_counts_in_each_of_its_own():
+    """First codes are 0 0 0 1 2. All are in the shop, which says nothing; "b" has items 0, 1 and "a" items 1, 4."""
+    items = catalogue(["shop, b", "shop,b ,a", "shop", "shop,c,c", "shop,a"])
+    shares = inspection.first_codes(table_of(CODES, (3, 2)), items)
+    assert (shares.by, list(shares.names)) == ("category", ["a", "b", "c"])
+    assert list(shares.codes) == ["<a_0>", "<a_1>", "<a_2>"]
+    assert shares.counts.tolist() == [[1, 0, 1], [2, 0, 0], [0, 1, 0]]
+
+
+def test_the_most_frequent_categories_and_codes_are_shown_and_the_other_codes_together():
+    shares = inspection.first_codes(table_of(CODES, (3, 2)), catalogue(["b", "b,a", "", "c", "a"]), rows=2, codes=1)
+    assert list(shares.names) == ["a", "b"] and list(shares.codes) == ["<a_0>", charts.OTHER]
+    assert shares.counts.tolist() == [[1, 1], [2, 0]]
+
+
+def test_a_category_of_every_item_is_shown_where_there_is_no_other():
+    assert inspection.first_codes(table_of(CODES, (3, 2)), catalogue(["x"] * 5)).counts.tolist() == [[3, 1, 1]]
+
+
+def test_brands_stand_in_for_categories_and_items_with_neither_are_refused():
+    brands = ["Acme, Inc.", "", "Acme, Inc.", "", "Z"]
+    shares = inspection.first_codes(table_of(CODES, (3, 2)), catalogue(brands=brands))
+    assert (shares.by, list(shares.names)) == ("brand", ["Acme, Inc.", "Z"])
+    assert shares.counts.tolist() == [[2, 0, 0], [0, 0, 1]]
+    with pytest.raises(DataError, match="neither categories nor brands"):
+        inspection.first_codes(table_of(CODES, (3, 2)), catalogue())
+
+
+@pytest.mark.parametrize(("name", "magic"), [("p.png", b"\x89PNG"), ("p.SVG", b"<?xml"), ("p.pdf", b"%PDF")])
+def test_the_picture_is_a_file_of_the_kind_that_its_name_says(tmp_path, name, magic):
+    shares = charts.CodeShares("category", ["$x$ _", "b" * 90], ["<a_1>", charts.OTHER], np.array([[1, 2], [3, 0]]))
+    charts.draw_code_shares(tmp_path / name, shares, "first codes")
+    assert (tmp_path / name).read_bytes().startswith(magic)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_picture_of_another_kind_or_in_no_folder_is_refused(tmp_path):
+    shares = charts.CodeShares("category", ["x"], ["<a_1>"], np.array([[1]]))
+    with pytest.raises(ConfigError, match=r"must end in \.png, \.svg, \.pdf"):
+        charts.draw_code_shares(tmp_path / "p.jpg", shares)
+    with pytest.raises(ConfigError, match=r"cannot write .*No such folder"):
+        charts.draw_code_shares(tmp_path / "absent/p.png", shares)

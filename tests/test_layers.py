@@ -14,7 +14,7 @@ ROOT = Path(ed2rec.__file__).parent
 LINES = """
 errors settings config environment
 data
-recommender encoding backbone files
+recommender ensemble encoding backbone files
 evaluation indexers
 vocabulary trie
 instructions decoding

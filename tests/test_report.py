@@ -21,6 +21,7 @@ def full() -> ReportData:
         figures=[("3.1×", "popularity")], losses={"loss": [(step, 1 / (1 + step)) for step in steps]},
         validation=[(100, 0.01), (200, 0.02)], churn={"items": curves, "users": curves}, frozen_from=600,
         codes={"items": [np.array([5, 0, 3]), np.array([1, 1, 1])]},
+        first_codes=charts.CodeShares("brand", ["x", "y"], ["<a_0>", charts.OTHER], np.array([[3, 1], [0, 2]])),
         examples=[Example("u1", ["a", "b"], ["c", "d"], "d", 2), Example("u2", ["a"], ["b"], "z", 0)],
         settings="seed: 0\n", environment={"ed2rec": "0.1.0"},
     )  # fmt: skip
@@ -60,7 +61,7 @@ def test_the_page_is_well_formed_and_complete():
     text = " ".join(page.text)
     for heading in ("Accuracy", "Training", "Codebook use", "Recommendations", "How it was made", "Settings"):
         assert heading in text
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     assert len(page.ids) == len(set(page.ids)), "two charts share an id"
 
 
@@ -77,6 +78,7 @@ def test_charts_take_every_colour_from_the_page():
         charts.losses(full().losses)
         + charts.learning([(1, 0.5)], full().churn)
         + charts.codebooks("items", [np.ones(3)])
+        + charts.code_shares(full().first_codes)
     )
     assert not re.search(r"#[0-9a-fA-F]{6}\b", drawing)
     used = set(re.findall(r"var\(--(\w+)\)", drawing))
@@ -90,6 +92,7 @@ def test_text_from_the_data_cannot_become_markup():
     data = ReportData(
         title=HOSTILE, subtitle=HOSTILE, rows=[{"model": HOSTILE, **reported([1])}], figures=[(HOSTILE, HOSTILE)],
         losses={HOSTILE: [(0, 1.0), (1, 2.0)]}, churn={HOSTILE: {"a": [(1, 0.1)]}}, codes={HOSTILE: [np.array([1, 2])]},
+        first_codes=charts.CodeShares(HOSTILE, [HOSTILE], [HOSTILE], np.array([[1]])),
         examples=[Example(HOSTILE, [HOSTILE], [HOSTILE], HOSTILE, 1)], settings=HOSTILE, environment={HOSTILE: HOSTILE},
     )  # fmt: skip
     page = Page(render(data))

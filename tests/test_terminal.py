@@ -34,7 +34,26 @@ def test_an_example_marks_the_item_that_was_taken(capsys):
 @pytest.mark.parametrize("churn", [[], [{"step": 3, "a": 0.25}]])
 def test_index_statistics_are_a_row_per_level(capsys, churn):
     kind = {"sizes": [4, 8], "used": [4, 7], "perplexity": [3.5, 6.25], "entities": 10, "colliding": 2,
-            "collision_rate": 0.2, "largest_group": 2, "version": 1, "churn": churn}  # fmt: skip
+            "collision_rate": 0.2, "largest_group": 2, "version": 1, "churn": churn, "generator": {}}  # fmt: skip
     terminal.print_index_stats({"items": kind})
     out = capsys.readouterr().out
-    assert "2 share their codes" in out and ("25.0%" in out) == bool(churn)
+    assert "before the suffix 2 share their codes (20.00%, at most 2 together)" in out and "twins" not in out
+    assert ("25.0%" in out) == bool(churn)
+    generator = {"entities": 10, "colliding": 5, "largest_group": 4, "kappa": [198.04, 45.0]}
+    terminal.print_index_stats({"items": {**kind, "generator": generator}})
+    out = capsys.readouterr().out
+    assert "before twins are moved apart 5 share their codes (50.00%, at most 4 together)" in out
+    assert "198.0" in out and "45.0" in out
+
+
+def test_a_sparkline_is_drawn_from_zero_to_the_highest_of_all_lines():
+    assert terminal.sparkline([0.0, 0.35, 0.7], 0.7) == "▁▅█" and terminal.sparkline([0.0, 0.1], 0.7) == "▁▂"
+    assert terminal.sparkline([], 0.0) == "" and terminal.sparkline([0.0, 0.0], 0.0) == "▁▁"
+
+
+def test_several_wordings_have_a_spread_and_a_row_each(capsys):
+    parts = [{"instruction": text, **reported([rank])} for text, rank in (("ask {user}", 1), ("tell {user}", 30))]
+    row = {"model": "ed2", **reported([1]), "std": dict.fromkeys(reported([1]), 0.0123), "per_instruction": parts}
+    terminal.print_metrics([row], "shop")
+    out = capsys.readouterr().out
+    assert out.count("1.0000 ± 0.0123") == 5 and "ask {user}" in out and "tell {user}" in out

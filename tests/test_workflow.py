@@ -135,6 +135,25 @@ def test_a_model_with_wordings_is_averaged_over_as_many_as_asked(tmp_path):
         workflow.evaluate_run(asked, wordings=3)
 
 
+def test_an_ensemble_ranks_once_by_the_mean_over_as_many_wordings_as_asked(tmp_path):
+    dataset_of([[3, 4, 0]] * 3, ["a"] * 200).save(tmp_path / "shop")
+    workflow.train(tmp_path / "shop", tmp_path / "run", resolve(extra={"model": "popularity"}))
+    run = workflow.load(tmp_path / "run")
+    asked = LoadedRun(run.folder, run.dataset, Worded())
+    alone, both = (workflow.evaluate_run(asked, ensemble=n) for n in (1, 2))
+    np.testing.assert_array_equal(alone.top.items, workflow.evaluate_run(asked).top.items)
+    assert both.ranks.tolist() == [2, 2, 2], "items 0 and 100 are equally likely, which counts against the target"
+    assert both.per_instruction == () and both.top.scores[0, 0] == pytest.approx(np.log(1 / 2))
+    answer = workflow.recommend(asked, user_id="u0", k=4, ensemble=2)
+    assert [item.item_id for item in answer.items] == ["i0", "i100", "i1", "i101"]
+    with pytest.raises(ConfigError, match="3 wordings, but the model has 1 to 2"):
+        workflow.evaluate_run(asked, ensemble=3)
+    with pytest.raises(ConfigError, match="choose either --wordings"):
+        workflow.evaluate_run(asked, ensemble=2, wordings=2)
+    with pytest.raises(ConfigError, match="popularity asks in no wordings"):
+        workflow.recommend(run, user_id="u0", ensemble=2)
+
+
 def test_a_summary_holds_the_run_the_comparison_and_both_hits_and_misses(shop):
     run = workflow.load(shop / "run")
     result = workflow.evaluate_run(run)

@@ -51,11 +51,18 @@ class Evaluation:
         check_bound(row)
         return row
 
+    @property
+    def deviations(self) -> dict[str, float]:
+        """The sample standard deviation (n - 1) of each metric over the instructions; empty for fewer than two."""
+        rows = self.per_instruction
+        return {name: float(np.std([r[name] for r in rows], ddof=1)) for name in REPORTED} if len(rows) > 1 else {}
+
     def row(self, dataset: str, split: str, model: str) -> dict[str, Any]:
-        """The JSON object of `ed2 evaluate`."""
+        """The JSON object of `ed2 evaluate`; std only where there are several instructions."""
         head = {"dataset": dataset, "split": split, "users": len(self.users), "model": model}
+        spread = {"std": self.deviations} if self.deviations else {}
         tail = {"per_instruction": list(self.per_instruction), "seconds": round(self.seconds, 3)}
-        return {**head, **self.metrics, **tail}
+        return {**head, **self.metrics, **spread, **tail}
 
     def rankings(self, user_ids: Sequence[str] | pl.Series, item_ids: Sequence[str] | pl.Series) -> pl.DataFrame:
         """One row per user and rank: user_id, rank (1…k), item_id, score, target_id. Padding is left out."""

@@ -46,7 +46,7 @@ class Indexer(Protocol):
 
 @dataclass(frozen=True)
 class Health:
-    """How well a table uses its codebooks. Level-wise tuples have M entries.
+    """How well codes use their codebooks. Level-wise tuples have M entries.
 
     perplexity_m = exp(-sum_n p_n log p_n) for the shares p_n of the codes at level m: N_m at best, 1 when collapsed.
     """
@@ -56,6 +56,19 @@ class Health:
     perplexity: tuple[float, ...]
     colliding: int  # entities that share their M codes with another one, before the suffix
     largest_group: int  # most entities with the same M codes
+
+    @classmethod
+    def of(cls, codes: np.ndarray, sizes: Sequence[int]) -> "Health":
+        """codes: (K, M), of a table or of anything that may become one."""
+        counts = [np.bincount(column, minlength=size) for column, size in zip(codes.T, sizes, strict=True)]
+        groups = np.unique(codes, axis=0, return_counts=True)[1]
+        return cls(
+            entities=len(codes),
+            used=tuple(int((count > 0).sum()) for count in counts),
+            perplexity=tuple(_perplexity(count) for count in counts),
+            colliding=int(groups[groups > 1].sum()),
+            largest_group=int(groups.max(initial=0)),
+        )
 
     @property
     def collision_rate(self) -> float:
@@ -99,15 +112,7 @@ class IndexTable:
 
     @property
     def health(self) -> Health:
-        counts = [np.bincount(column, minlength=size) for column, size in zip(self.codes.T, self.sizes, strict=True)]
-        groups = np.unique(self.codes, axis=0, return_counts=True)[1]
-        return Health(
-            entities=len(self),
-            used=tuple(int((count > 0).sum()) for count in counts),
-            perplexity=tuple(_perplexity(count) for count in counts),
-            colliding=int(groups[groups > 1].sum()),
-            largest_group=int(groups.max(initial=0)),
-        )
+        return Health.of(self.codes, self.sizes)
 
     def save(self, path: Path | str, ids: Sequence[str]) -> None:
         """Write one row per entity (id, codes, suffix, version, sizes) as Parquet, atomically.

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ed2rec.indexers.health import check_use, survey
 from ed2rec.indexers.refresh import Churn, refresh
-from ed2rec.model import JointModel
+from ed2rec.model import Branch, JointModel
 from ed2rec.training.joint import load_state, save_state
 from ed2rec.training.schedule import IndexSchedule
 
@@ -18,10 +19,11 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class MoveIndex(TrainerCallback):
-    """Starts, refreshes and freezes the index as the schedule says, and logs the churn of every refresh.
+    """Starts, refreshes and freezes the index as the schedule says; logs churn and generator of every refresh.
 
     margin     in logits: how much better another code has to be
     max_share  of the entities may move in the first refresh; it falls linearly to a third of that in the last one
+    floor      of the use of a generator's codes, below which training stops (`health.check_use`)
     reread     called before every refresh: brings the branches' embeddings up to date with the LLM
     anew       called where the index begins to move: makes the items' index anew (`Reindex`)
     """
@@ -35,11 +37,13 @@ class MoveIndex(TrainerCallback):
         separate: bool,
         limit: int,
         log: Log,
+        floor: float = 0.0,
         reread: Callable[[], None] | None = None,
         anew: Callable[[], Churn] | None = None,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
-        self.separate, self.limit, self.log, self.reread, self.anew = separate, limit, log, reread, anew
+        self.separate, self.limit, self.log, self.floor = separate, limit, log, floor
+        self.reread, self.anew = reread, anew
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._set(state.global_step)
@@ -47,7 +51,7 @@ class MoveIndex(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step = state.global_step
         if step == self.schedule.warm and self.anew is not None:
-            self.log({"step": step, "kind": "item", "churn": asdict(self.anew())})
+            self._tell(step, self.model.items, self.anew())
         if step in self.schedule.refreshes:
             self._refresh(step)
         self._set(step)
@@ -72,7 +76,14 @@ class MoveIndex(TrainerCallback):
                 separate=self.separate,
                 limit=self.limit,
             )
-            self.log({"step": step, "kind": branch.kind, "churn": asdict(churn)})
+            self._tell(step, branch, churn)
+
+    def _tell(self, step: int, branch: Branch, churn: Churn) -> None:
+        """Log what moved, and stop where the indexer by itself has collapsed."""
+        found = survey(branch.indexer, branch.embeddings)
+        check_use(found.codes, found.sizes, self.floor, branch.kind, f"at step {step}")
+        entry = {"churn": asdict(churn), "perplexity": branch.table.health.perplexity, "generator": found.as_dict()}
+        self.log({"step": step, "kind": branch.kind, **entry})
 
 
 class Validate(TrainerCallback):

@@ -30,6 +30,7 @@ from ed2rec.generative import GenerativeRecommender, choose_device, computing_ty
 from ed2rec.indexers.behaviour import Behaviour
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.fitting import fit
+from ed2rec.indexers.health import check_use, survey
 from ed2rec.indexers.lsh import RandomHyperplanes, bits_of
 from ed2rec.indexers.refresh import Churn, build
 from ed2rec.indexers.variational import VariationalQuantiser
@@ -141,8 +142,9 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
                 settings.indexer.separate,
                 SUFFIXES,
                 history.add,
-                reread=parts.reread,
-                anew=parts.anew,
+                settings.indexer.min_perplexity,
+                parts.reread,
+                parts.anew,
             ),
             Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
             Tell(progress, history.add),
@@ -150,6 +152,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         mixture.names,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    parts.facts["generators"]["end"] = _surveyed(model)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
 
@@ -262,6 +265,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
                 branch.serving = now[: len(branch.serving)].clone()
         model.llm.train(was_training)
 
+    facts["generators"] = {"start": _surveyed(model)}
     sequential = INSTRUCTIONS[t.instruction]
     known_as = {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks}
     asked = wordings(tokenizer, sequential)
@@ -463,6 +467,13 @@ def _fit_generator(
             f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
         ),
     )
+    check_use(survey(quantiser, x).codes, quantiser.sizes, i.min_perplexity, kind, "after the warm-up")
+
+
+def _surveyed(model: JointModel) -> dict[str, Any]:
+    """What the indexers say by themselves, on what recommending reads; "items" and "users" as `ed2 index` has it."""
+    reads = {branch: branch.embeddings if branch.serving is None else branch.serving for branch in model.branches()}
+    return {f"{branch.kind}s": survey(branch.indexer, x).as_dict() for branch, x in reads.items()}
 
 
 def _known(branch: Branch) -> np.ndarray:

@@ -152,6 +152,17 @@ def test_several_wordings_are_averaged_and_each_is_reported():
     assert result.top.items[0, 0] == 0
 
 
+def test_the_spread_over_wordings_is_the_sample_standard_deviation_and_one_wording_has_none():
+    good, bad = Table([[1.0, 0.0]]), Table([[0.0, 1.0]])
+    row = evaluate_wordings([("a", good), ("b", good), ("c", bad)], cases_of([0])).row("shop", "test", "table")
+    assert list(row) == ["dataset", "split", "users", "model", *REPORTED, "std", "per_instruction", "seconds"]
+    # HR@1 is 1, 1, 0 with mean 2/3: squares 1/9 + 1/9 + 4/9 = 6/9, over n - 1 = 2 that is 1/3
+    assert row["std"] == pytest.approx({"HR@1": (1 / 3) ** 0.5, "HR@5": 0, "HR@10": 0,
+                                        "NDCG@5": row["std"]["NDCG@10"],
+                                        "NDCG@10": (1 - 1 / log2(3)) / 3**0.5})  # fmt: skip
+    assert "std" not in evaluate_wordings([("a", good)], cases_of([0])).row("shop", "test", "table")
+
+
 def test_progress_ends_at_the_number_of_users():
     seen = []
     evaluate(Table(np.eye(5)), cases_of([0] * 5), batch=2, progress=lambda done, total: seen.append((done, total)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ed2rec.data.dataset import Histories
-from ed2rec.errors import RunError
+from ed2rec.errors import IndexCollapse, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.instructions.sequential import SequentialPlan
@@ -68,6 +68,7 @@ def train(
     *more: TrainerCallback,
     margin: float = 0.0,
     max_share: float = 1.0,
+    floor: float = 0.0,
 ) -> tuple[Watch, list[dict[str, Any]]]:
     """Twelve steps; returns what there was after each, and the log."""
     log: list[dict[str, Any]] = []
@@ -76,7 +77,7 @@ def train(
         output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=1, learning_rate=1e-2, index_lr=0.1,
         save_strategy="no", use_cpu=True, logging_steps=1, seed=0,
     )  # fmt: skip
-    move = MoveIndex(world.model, schedule, margin, max_share, True, SUFFIXES, log.append)
+    move = MoveIndex(world.model, schedule, margin, max_share, True, SUFFIXES, log.append, floor)
     trainer = JointTrainer(world.model, arguments, batches_of(world), [move, watch, *more])
     trainer.train()
     log += [{"log": entry} for entry in trainer.state.log_history]
@@ -134,6 +135,25 @@ def test_tables_change_after_the_scheduled_steps_and_at_no_other(tmp_path):
     ]
     codes = [watch.tables[step]["item"].codes for step in (0, STEPS)]
     assert (codes[0] != codes[1]).any(), "a learning rate of 0.1 moves something"
+
+
+class Collapse(TrainerCallback):
+    """After step 3 the item generator gives everybody the first code of its first level."""
+
+    def __init__(self, world: World) -> None:
+        self.level = world.model.items.quantiser.levels[0]
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step >= 3:
+            self.level.codewords.data[1:] = 1e3
+
+
+def test_a_generator_that_collapses_stops_the_training_at_the_next_refresh_though_its_table_is_held(tmp_path):
+    world = joint_world()
+    with pytest.raises(IndexCollapse, match=r"item index has collapsed at step 5: level a has a perplexity of 1\.00"):
+        train(world, MOVING, tmp_path, Collapse(world), margin=1e9, max_share=0.0, floor=0.02)
+    assert world.model.items.table.health.perplexity[0] > 2
+    train(joint_world(), MOVING, tmp_path / "healthy", floor=0.02)
 
 
 @pytest.mark.parametrize("max_share", [0.0, 0.2, 0.5])

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shops import dataset_of
 from small import joint_world, shop, small_settings
 
-from ed2rec.errors import ConfigError
+from ed2rec import workflow
+from ed2rec.config import resolve
+from ed2rec.errors import ConfigError, IndexCollapse
 from ed2rec.training.pipeline import _arguments, train_ed2
 
 MODEL = joint_world().model
@@ -33,3 +36,34 @@ def test_the_question_of_the_paper_can_be_trained_one_prefix_at_a_time(tmp_path)
     trained = train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
     losses = [entry["loss_llm"] for entry in trained.metrics["history"] if "loss_llm" in entry]
     assert losses and all(0 < loss < 10 for loss in losses)
+
+
+def test_texts_that_are_all_alike_stop_the_training_with_one_line_and_no_run(tmp_path):
+    """Nothing half written stays: no run, no checkpoints to resume from; a run that was there is as it was."""
+    titles = ["the same thing"] * 40
+    dataset_of([[n % 40, (n + 7) % 40, (n + 19) % 40] for n in range(30)], titles).save(tmp_path / "shop")
+    for old in (False, True):
+        out = tmp_path / "run"
+        if old:
+            workflow.train(tmp_path / "shop", out, resolve(extra={"model": "popularity"}))
+        before = sorted(path.name for path in tmp_path.iterdir())
+        with pytest.raises(IndexCollapse, match=r"item index has collapsed after the warm-up: level a .* 1\.00 where"):
+            workflow.train(tmp_path / "shop", out, small_settings())
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert workflow.load(tmp_path / "run").folder.model == "popularity"
+    settings = small_settings("indexer.min_perplexity=0", "indexer.items=[4, 4, 16]", "training.epochs=0.5")
+    workflow.train(tmp_path / "shop", tmp_path / "all-the-same", settings)
+
+
+def test_a_training_measures_its_generators_at_both_ends_and_at_every_refresh(tmp_path):
+    trained = train_ed2(shop(), small_settings(), tmp_path / "workspace", False, lambda *_: None)
+    generators = trained.metrics["facts"]["generators"]
+    for end in ("start", "end"):
+        assert set(generators[end]) == {"items", "users"}
+        assert len(generators[end]["items"]["kappa"]) == 3 and len(generators[end]["users"]["kappa"]) == 2
+    assert generators["start"]["users"]["entities"] == 30 and generators["start"]["items"]["colliding"] >= 2
+    assert generators["start"]["items"]["kappa"] == pytest.approx([200] * 3, rel=1e-4)
+    assert generators["end"] != generators["start"]
+    refreshes = [entry for entry in trained.metrics["history"] if "churn" in entry]
+    assert [entry["kind"] for entry in refreshes] == ["item", *["item", "user"] * 2], "made anew, refreshed twice"
+    assert all(len(entry["generator"]["kappa"]) == len(entry["perplexity"]) for entry in refreshes)
