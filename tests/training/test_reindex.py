@@ -81,7 +81,7 @@ def groups_world(lora: int = 0):
     """Items 0-4 are taken together, in any order, and so are 5-9 and 10-14; texts say nothing."""
     world = joint_world(users=False, lora=lora, dropout=0.0)
     random = np.random.default_rng(0)
-    lists = [group * 5 + random.permutation(5) for group in range(3) for _ in range(6)]
+    lists = [group * 5 + random.permutation(5) for group in range(3) for _ in range(60)]
     plan = SequentialPlan(Histories.from_lists(lists), world.asked[:1], has_users=False)
     return world, PackedBatches(plan, world.model.index_tokens, 2, batch_tokens=256)
 
@@ -97,7 +97,7 @@ def test_items_that_are_asked_for_alike_get_like_codes_whatever_their_texts_say(
     world, batches = groups_world()
     optimiser = torch.optim.AdamW(world.model.llm.parameters(), lr=3e-3)
     world.model.freeze_index()
-    for step in range(150):
+    for step in range(60):
         optimiser.zero_grad()
         world.model.train()(batches[step]).loss.backward()
         optimiser.step()
@@ -106,7 +106,7 @@ def test_items_that_are_asked_for_alike_get_like_codes_whatever_their_texts_say(
     assert world.model.items.table.version == 1 and churn.codes > 0.5
     together = [[first[a] == first[b] for b in range(15) if a != b and a // 5 == b // 5] for a in range(15)]
     apart = [[first[a] == first[b] for b in range(15) if a // 5 != b // 5] for a in range(15)]
-    assert np.mean(together) > np.mean(apart) + 0.3, first
+    assert np.mean(together) > 0.8 and np.mean(apart) < 0.2, first
 
 
 def test_it_reads_all_training_positions_once_and_changes_nothing_but_index_and_rows():
