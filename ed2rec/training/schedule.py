@@ -1,8 +1,8 @@
 """When the index moves: LLM warm-up on a fixed table, refreshes, frozen tail.
 
-    steps   0 ──── warm ──────── r ── r ── r ──── freeze ──────── end
-            table of the        generators learn,     table frozen: the LLM
-            warm-up, LLM learns table refreshed at r   catches up with it
+    steps   0 ──────── warm ──────── r ── r ── r ──── freeze ──────── end
+            table of the      made anew, then          table frozen: the LLM
+            warm-up           refreshed at each r      catches up with it
 
 A static index is the same schedule without the middle: same warm-up, same number of steps.
 """
