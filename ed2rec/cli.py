@@ -225,13 +225,15 @@ def recommend(
 
     if item is not None and (user, history, query) != (None, None, None):
         raise ConfigError("--item lists users: give it alone, without --user, --history and --query")
+    item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+    if item_ids == []:
+        raise ConfigError("--history names no item: give item ids, the oldest first, as in --history 242,302,377")
     loaded = workflow.load(run, dataset)
     head = {"model": loaded.folder.model, "dataset": loaded.dataset.name}
     if item is not None:
         found = workflow.likely_users(loaded, item, k)
         terminal.print_json({**head, **found.as_dict()}) if json else terminal.print_likely_users(found.as_dict())
         return
-    item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
     answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, query=query, k=k, ensemble=ensemble)
     if json:
         asked = {"user": user} if query is None else {"user": user, "query": query}

@@ -174,6 +174,7 @@ def _describe(error: ValidationError, origin: Mapping[str, str]) -> str:
     key = _key_of(first["loc"])
     of_key = [mistake for mistake in error.errors() if _key_of(mistake["loc"]) == key]
     allowed = " or ".join(dict.fromkeys(str(mistake["msg"]).removeprefix("Input should be ") for mistake in of_key))
+    allowed = allowed.replace("a valid tuple", "a list, such as [a, b]")
     others = {_key_of(mistake["loc"]) for mistake in error.errors()} - {key}
     more = f" (also wrong: {', '.join(sorted(others))})" if others else ""
     return f"{origin.get(key, 'settings')}: {key} = {first['input']!r}, allowed: {_range(key) or allowed}{more}"

@@ -14,7 +14,7 @@ from ed2rec.recommender import Recommendations, Recommender, top_k
 class Ensemble:
     """Asks every member, such as one LLM in several wordings, and recommends by the mean probability:
 
-        score(i) = log( 1/W * sum over members w of P_w(i) ),   P_w(i) = exp(score of i in the list of w), else 0
+        score(i) = log( 1/W * sum over members w of P_w(i) ),   P_w(i) = exp(score of i in w's list), 0 if not in it
 
     members: at least one, whose scores are log-probabilities. depth: how long a list is asked of each (k, if that is
     more); a member pads where it knows fewer.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ed2rec.backbone import load_backbone
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.decoding import Decoder, Normalise
-from ed2rec.errors import RunError
+from ed2rec.errors import ConfigError, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
 from ed2rec.instructions.sequential import before
@@ -86,9 +86,16 @@ def computing_type(setting: bool | Literal["auto"], device: torch.device) -> tor
 
 
 def choose_device(setting: str) -> torch.device:
-    """auto: the first accelerator, else the processor."""
+    """auto: the first accelerator, else the processor. ConfigError for a device that this machine lacks."""
     if setting != "auto":
-        return torch.device(setting)
+        try:
+            device = torch.device(setting)
+            torch.empty(0, device=device)  # named rightly, but is it there?
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"training.device = {setting!r} is not here ({reason}): give auto, cpu or one that "
+                              "`ed2 doctor` lists") from None  # fmt: skip
+        return device
     return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
 
 

@@ -94,14 +94,11 @@ def first_codes(table: IndexTable, items: pl.DataFrame, rows: int = 12, codes: i
     codes: the most used ones over all items have a column each, the others share the last one.
     Raises DataError where the items have neither categories nor brands.
     """
-    for by, column in (("category", "categories"), ("brand", "brand")):
-        parts = pl.col(column).str.split(",") if by == "category" else pl.concat_list(column)
-        names = items.select(code=pl.Series(table.codes[:, 0]), item=pl.int_range(len(items)), name=parts)
-        names = names.explode("name").with_columns(pl.col("name").str.strip_chars())
-        names = names.filter(pl.col("name") != "").unique()
-        if len(names):
-            break
-    else:
+    by, lists = "category", items["categories"].str.split(",")
+    if not _named(table, lists).height:
+        by, lists = "brand", items.select(pl.concat_list("brand"))["brand"]
+    names = _named(table, lists)
+    if not names.height:
         raise DataError("the items have neither categories nor brands, so there is nothing to draw their codes by")
     frequent = names.group_by("name").len().sort("len", "name", descending=[True, False])
     telling = frequent.filter(pl.col("len") <= len(items) / 2)
@@ -110,13 +107,18 @@ def first_codes(table: IndexTable, items: pl.DataFrame, rows: int = 12, codes: i
     chosen = [int(code) for code in np.argsort(-used, kind="stable")[:codes] if used[code]]
     counts = np.zeros((len(shown), table.sizes[0]), dtype=np.int64)
     names = names.filter(pl.col("name").is_in(shown))
-    row = np.array([shown.index(name) for name in names["name"]], dtype=np.int64)
-    np.add.at(counts, (row, names["code"].to_numpy()), 1)
+    np.add.at(counts, (np.array([shown.index(name) for name in names["name"]]), names["code"].to_numpy()), 1)
     columns, labels = counts[:, chosen], [f"<{LETTERS[0]}_{code}>" for code in chosen]
     if len(chosen) < np.count_nonzero(used):
         columns = np.column_stack([columns, counts.sum(1) - columns.sum(1)])
         labels.append(OTHER)
     return CodeShares(by, shown, labels, columns)
+
+
+def _named(table: IndexTable, lists: pl.Series) -> pl.DataFrame:
+    """(item, first code, name), a row for each name of an item. lists: of names, row r is item number r."""
+    named = pl.DataFrame({"item": np.arange(len(lists)), "code": table.codes[:, 0], "name": lists}).explode("name")
+    return named.with_columns(pl.col("name").str.strip_chars()).filter(pl.col("name") != "").unique()
 
 
 def draw_first_codes(run: Path, file: Path, dataset_folder: Path | None = None) -> CodeShares:

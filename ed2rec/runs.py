@@ -12,6 +12,7 @@ One writer per run at a time.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -106,6 +107,8 @@ def open_run(folder: Path) -> RunFolder:
         if workspace(folder).is_dir():
             raise RunError(f"the training of {folder} has not finished: continue it with ed2 train … --resume")
         raise RunError(f"no run at {folder}: train one with ed2 train DATASET --out {folder}")
+    if (folder / "dataset.json").is_file():
+        raise RunError(f"{folder} is a dataset folder, not a run: give what ed2 train {folder} --out RUN wrote")
     if not (folder / ENVIRONMENT).is_file():
         raise RunError(
             f"{folder} is no run, or half of one: it has no {ENVIRONMENT}; make one with ed2 train --out RUN"
@@ -114,6 +117,8 @@ def open_run(folder: Path) -> RunFolder:
     if environment.get("format") != FORMAT:
         raise RunError(f"{folder} is a run of format {environment.get('format')}, this version reads format {FORMAT}: "
                        f"train it again, or install ed2rec {environment.get('ed2rec', 'of that time')}")  # fmt: skip
+    if not isinstance(environment.get("dataset"), dict):
+        raise RunError(f"{folder / ENVIRONMENT} does not say what was trained on: copy or train the run again")
     _check_files(folder, environment.get("files", {}))
     try:
         settings = resolve(file=folder / CONFIG)
@@ -153,6 +158,14 @@ def plain(value: Any) -> Any:
 def workspace(folder: Path) -> Path:
     """Where an unfinished training of this run keeps its checkpoints: beside the run, which stays complete."""
     return _beside(Path(os.path.abspath(folder)), "training")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether this came from a disk without room, whoever wrote. Rust writers report the system's error as text, and
+    PyTorch only that its archive is not as long as it should be."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(sign in str(error) for sign in ("os error 28", "PytorchStreamWriter", "inline_container"))
 
 
 def _refusal(error: Exception) -> str | None:

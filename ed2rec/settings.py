@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class Group(BaseModel):
@@ -61,9 +61,9 @@ class IndexerSettings(Group):
     kind: Literal["hvqae", "lsh"] = "hvqae"
     """What makes the indices: hvqae, the generator that learns along, or lsh, random hyperplanes (appendix I; sizes are
     then equal powers of two). With refreshes, lsh hashes the texts as the LLM reads them at that moment."""
-    items: tuple[int, ...] = (256, 256, 256, 256)
+    items: tuple[PositiveInt, ...] = Field(default=(256, 256, 256, 256), max_length=15)
     """Codes per level of the item index."""
-    users: tuple[int, ...] = (256, 256, 256, 256)
+    users: tuple[PositiveInt, ...] = Field(default=(256, 256, 256, 256), max_length=15)
     """Codes per level of the user index; empty leaves the user branch out."""
     code_width: int = Field(default=64, ge=2)
     """Width of a codeword (appendix G: 64)."""

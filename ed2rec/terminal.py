@@ -92,8 +92,8 @@ def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         styles = ["bold" if name in leads else "" for name in REPORTED]
         table.add_row(Text(str(row["model"])), *map(Text, cells, styles))
         for part in row["per_instruction"] if spread else ():
-            figures = (Text(f"{part[name]:.4f}", "dim") for name in REPORTED)
-            table.add_row(Text(f"  {part['instruction']}", "dim"), *figures)
+            cells = [f"  {part['instruction']}", *(f"{part[name]:.4f}" for name in REPORTED)]
+            table.add_row(*(Text(cell, "dim") for cell in cells))
     _print(title, table)
 
 

@@ -70,9 +70,18 @@ def train(
     workspace = runs.workspace(out)
     try:
         trained = fit(dataset, settings, workspace, resume, progress)
-    except IndexCollapse:
-        shutil.rmtree(workspace, ignore_errors=True)  # resumed with the same settings, it would end there again
+    except Ed2Error as error:
+        # Nothing to go on from: no checkpoint yet, or an index that would collapse again with the same settings.
+        if isinstance(error, IndexCollapse) or not any(workspace.glob("checkpoint-*")):
+            shutil.rmtree(workspace, ignore_errors=True)
         raise
+    except Exception as error:
+        if not runs.disk_is_full(error):
+            raise
+        raise RunError(
+            f"no room for the checkpoints of {out} in {workspace}: free some space and train again (--resume goes on "
+            "where a checkpoint was complete), or choose another --out; a run that was there is unchanged"
+        ) from error
     run = runs.save(out, settings, trained.metrics, trained.write, reference(dataset_folder, dataset))
     shutil.rmtree(workspace, ignore_errors=True)  # checkpoints, needed until here
     return run
@@ -131,7 +140,9 @@ def evaluate_run(
     rank once by the mean probability over so many instructions (`asking_all`).
     """
     if ensemble is not None and wordings > 1:
-        raise ConfigError("choose either --wordings (mean of their metrics) or --ensemble (metrics of their mean)")
+        raise ConfigError(
+            "choose either --wordings (the mean of their metrics) or --ensemble (the metrics of their mean)"
+        )
     cases = cases_of(run.dataset, which)
     if run.folder.dataset["log"] != fingerprint(run.dataset)["log"]:
         raise DataError(f"dataset {run.dataset.name} has other interactions than {run.folder.path} was trained on, so "
@@ -152,7 +163,7 @@ def asking_all(run: LoadedRun, count: int) -> Ensemble:
     """The run's model asked in its first `count` wordings, ranking by their mean probability. ConfigError for a model
     that has none, or not so many."""
     if not isinstance(run.recommender, Worded):
-        raise ConfigError(f"{run.folder.model} asks in no wordings, so has no ensemble of them: leave --ensemble out")
+        raise ConfigError(f"{run.folder.model} asks in no wordings, so there is no ensemble of them: leave it out")
     members = [recommender for _, recommender in _asked(run.recommender, count)]
     return Ensemble(members, depth=run.folder.settings.decoding.beam)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import small
 from shops import checkerboard
 
 from ed2rec import cli
@@ -139,7 +140,10 @@ def test_recommend_shows_titles_beside_the_history(shop, ask):
         ("recommend near --user u1 --k 19", "choose k between 1 and 18"),
         ("recommend near", "either a user or a history"),
         ("recommend near --user u1 --history i1", "either a user or a history"),
-        ("recommend shop --user u1", "is no run"),
+        ("recommend shop --user u1", "is a dataset folder, not a run"),
+        ("recommend near --history ,", "--history names no item"),
+        ("recommend near --user u1 --ensemble 2", "textknn asks in no wordings"),
+        ("evaluate near --ensemble 0", "'--ensemble'"),
         ("evaluate nowhere", "no run at"),
         ("evaluate near --k 20", "choose k between 1 and 18"),
         ("evaluate near --json absent/m.json", "cannot write"),
@@ -147,7 +151,14 @@ def test_recommend_shows_titles_beside_the_history(shop, ask):
         ("index near stats", "has no index"),
         ("index near show", "index RUN stats"),
         ("index near stats i1", "index RUN stats"),
+        ("index near stats --picture p.png", "has no index"),
+        ("index near show i1 --picture p.png", "goes with `ed2 index RUN stats`"),
         ("train nowhere --out new", "No dataset folder"),
+        ("train near --out new", "is a run, not a dataset folder"),
+        ("train shop --out new --set indexer.items=5", "allowed: a list, such as [a, b]"),
+        ("train shop --out new --set indexer.items=[0]", "indexer.items = 0, allowed: greater than 0"),
+        ("train shop --out new --set training.device=toaster", "training.device = 'toaster' is not here"),
+        ("train shop --out new --set training.report_to=[abacus]", "names abacus, which is unknown or not installed"),
         ("train shop --out shop --model popularity", "are left alone"),
         ("train shop --out new --model oracle", "no model 'oracle'"),
         ("train shop --out new --preset dem", "the nearest is 'demo'"),
@@ -167,6 +178,52 @@ def test_a_half_copied_run_is_refused_by_every_verb_that_opens_one(shop, ask):
     (shop / "near/textknn.npz").write_bytes(b"half")
     for command in (["evaluate", "near"], ["recommend", "near", "--user", "u1"], ["index", "near", "stats"]):
         assert "textknn.npz has 4 bytes" in refused(ask(*command))
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A folder with the dataset `colours`, settings `small.yaml` and an ED² run `ed2`, which is the working folder."""
+    monkeypatch.chdir(tmp_path)
+    small.shop().save("colours")
+    Path("small.yaml").write_text(small.small_settings().to_yaml())
+    assert run_command(["train", "colours", "--out", "ed2", "--config", "small.yaml"]) == 0
+    return tmp_path
+
+
+def test_index_health_is_shown_told_as_json_and_drawn(trained, ask):
+    code, out, _ = ask("index", "ed2", "stats")
+    assert code == 0 and "before the suffix" in out and "before twins are moved apart" in out and "mean κ" in out
+    code, out, err = ask("index", "ed2", "stats", "--json", "--picture", "codes.png")
+    items = json.loads(out)["items"]
+    assert code == 0 and len(items["generator"]["kappa"]) == 3 and len(items["refreshes"]) == len(items["churn"]) == 2
+    assert err == "codes.png: first codes of items by category\n" and Path("codes.png").stat().st_size > 1000
+    assert "must end in .png" in refused(ask("index", "ed2", "stats", "--picture", "codes.jpg"))
+
+
+def test_several_instructions_are_averaged_with_their_spread_or_asked_as_an_ensemble(trained, ask):
+    row = json.loads(ask("evaluate", "ed2", "--wordings", "3", "--json", "-")[1])
+    assert len(row["per_instruction"]) == 3 and set(row["std"]) == {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
+    alone, one, three = (
+        json.loads(ask("evaluate", "ed2", *options, "--json", "-")[1])
+        for options in ([], ["--ensemble", "1"], ["--ensemble", "3"])
+    )
+    assert one["NDCG@10"] == alone["NDCG@10"] and "std" not in alone
+    assert (three["ensemble"], three["per_instruction"]) == (3, [])
+    assert " ± " in ask("evaluate", "ed2", "--wordings", "3")[1]
+    code, out, _ = ask("recommend", "ed2", "--user", "u1", "--ensemble", "3", "--k", "4", "--json")
+    assert code == 0 and len(json.loads(out)["recommendations"]) == 4
+    assert "choose either --wordings" in refused(ask("evaluate", "ed2", "--wordings", "2", "--ensemble", "2"))
+
+
+def test_a_collapsed_index_is_one_line_and_exit_2(trained, ask):
+    Path("log.csv").write_text(
+        "user_id,item_id,timestamp\n" + "".join(f"u{u},i{(u + n) % 9},{n}\n" for u in range(9) for n in range(5))
+    )
+    assert ask("prepare", "log.csv", "--format", "csv", "--out", "textless")[0] == 0
+    before = sorted(path.name for path in trained.iterdir())
+    code, out, err = ask("train", "textless", "--out", "new", "--config", "small.yaml")
+    assert (code, out) == (2, "") and sorted(path.name for path in trained.iterdir()) == before
+    assert err.splitlines()[-1].startswith("ed2: the item index has collapsed after the warm-up: level a ")
 
 
 def test_settings_reach_the_run(shop, ask):

@@ -24,8 +24,8 @@ def run(tmp_path):
         (folder / "index").mkdir()
         table_of(CODES, (3, 2)).save(folder / "index/items.parquet", dataset.items["item_id"].to_list())
 
-    refresh = {"step": 5, "kind": "item", "churn": {"levels": [0.5, 0.25]}, "perplexity": [2.5, 2]}
-    refresh["generator"] = GENERATOR
+    refresh = {"step": 5, "kind": "item", "churn": {"levels": [0.5, 0.25]}}
+    refresh |= {"perplexity": [2.5, 2], "generator": GENERATOR}
     metrics = {"history": [refresh], "facts": {"generators": {"end": {"items": GENERATOR}}}}
     runs.save(tmp_path / "run", resolve(), metrics, write, workflow.reference(tmp_path / "shop", dataset))
     return tmp_path / "run"
@@ -114,8 +114,8 @@ def test_a_category_of_every_item_is_shown_where_there_is_no_other():
 
 
 def test_brands_stand_in_for_categories_and_items_with_neither_are_refused():
-    brands = ["Acme, Inc.", "", "Acme, Inc.", "", "Z"]
-    shares = inspection.first_codes(table_of(CODES, (3, 2)), catalogue(brands=brands))
+    items = catalogue(brands=["Acme, Inc.", "", "Acme, Inc.", "", "Z"])
+    shares = inspection.first_codes(table_of(CODES, (3, 2)), items)
     assert (shares.by, list(shares.names)) == ("brand", ["Acme, Inc.", "Z"])
     assert shares.counts.tolist() == [[2, 0, 0], [0, 0, 1]]
     with pytest.raises(DataError, match="neither categories nor brands"):

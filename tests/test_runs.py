@@ -140,6 +140,24 @@ def test_an_absent_run_an_unfinished_one_and_something_else_are_told_apart(tmp_p
     assert "is no run, or half of one" in refusal(runs.open_run, tmp_path / "photos")
 
 
+def test_a_dataset_folder_and_a_run_that_does_not_know_its_dataset_are_no_runs(tmp_path):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/dataset.json").write_text("{}")
+    assert "is a dataset folder, not a run" in refusal(runs.open_run, tmp_path / "shop")
+    save(tmp_path / "run", put("a"))
+    (tmp_path / "run/environment.json").write_text('{"format": 1}')
+    assert "does not say what was trained on" in refusal(runs.open_run, tmp_path / "run")
+
+
+def test_a_full_disk_is_told_from_other_faults_whoever_wrote():
+    full = [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)"),
+            RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")]  # fmt: skip
+    assert all(runs.disk_is_full(error) for error in full)
+    assert not any(
+        runs.disk_is_full(error) for error in (OSError(errno.ENOENT, "absent"), RuntimeError("shape"), KeyError(1))
+    )
+
+
 def test_a_run_of_another_format_says_which_version_wrote_it(tmp_path):
     save(tmp_path / "run", put("a"))
     file = tmp_path / "run/environment.json"

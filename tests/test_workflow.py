@@ -40,6 +40,19 @@ def test_checkpoints_are_swept_up_once_the_run_is_saved(shop, monkeypatch):
     assert not workspace.exists()
 
 
+def test_a_disk_that_fills_up_in_training_is_one_line_and_costs_neither_checkpoints_nor_the_run(shop, monkeypatch):
+    workspace = workflow.runs.workspace(shop / "run")
+
+    def fills_up(dataset, settings, workspace, resume, progress):
+        workspace.mkdir()
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(workflow, "fit", fills_up)
+    with pytest.raises(RunError, match=r"no room for the checkpoints of .*--resume"):
+        workflow.train(shop / "shop", shop / "run", resolve(extra={"model": "textknn"}))
+    assert workspace.exists() and workflow.load(shop / "run").folder.model == "textknn"
+
+
 def test_a_user_gets_items_after_everything_the_user_has_taken(shop):
     run = workflow.load(shop / "run")
     answer = workflow.recommend(run, user_id="u4", k=3)

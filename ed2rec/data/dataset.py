@@ -173,6 +173,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise DataError(f"No dataset folder at {folder}. Make one: ed2 prepare SOURCE --format FORMAT --out {folder}")
     path = folder / "dataset.json"
+    if not path.is_file() and (folder / "environment.json").is_file():
+        raise DataError(f"{folder} is a run, not a dataset folder: give what ed2 prepare --out DATASET wrote.")
     if not path.is_file():
         raise DataError(f"{folder} is not a dataset folder: it has no dataset.json. Run ed2 prepare … --out {folder}.")
     try:

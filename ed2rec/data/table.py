@@ -86,7 +86,9 @@ def strings(
     except pl.exceptions.NoDataError:
         raise DataError(f"{place} is empty.") from None
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{place} cannot be read as delimited text: {str(error).strip().splitlines()[0]}.") from None
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise DataError(f"{place} cannot be read as delimited text: {reason}. It must be UTF-8, whole, with as many "
+                        "fields in every line as in the first.") from None  # fmt: skip
 
 
 def place_of(source: Path | bytes) -> str:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.integrations import get_available_reporting_integrations
 
 from ed2rec.backbone import add_lora, build_tiny, load_backbone, merge_lora, prune_vocabulary, quiet_libraries, untie
 from ed2rec.data.dataset import Dataset
@@ -98,6 +99,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     if settings.indexer.kind == "lsh":  # found out before minutes of encoding
         for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
             bits_of(sizes)
+    _check_trackers(settings.training.report_to)
     checkpoint = _prepare(workspace, settings, dataset, resume)
     torch.manual_seed(settings.seed)
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
@@ -155,6 +157,16 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     parts.facts["generators"]["end"] = _surveyed(model)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Before any work: Trainer would refuse them after the warm-up."""
+    installed = get_available_reporting_integrations()
+    if missing := [name for name in names if name not in installed]:
+        raise ConfigError(
+            f"training.report_to names {', '.join(missing)}, which is unknown or not installed; "
+            f"here there is: {', '.join(installed) or 'none'}; install its package or leave it out"
+        )
 
 
 def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool) -> Path | None:

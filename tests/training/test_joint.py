@@ -150,7 +150,7 @@ class Collapse(TrainerCallback):
 
 def test_a_generator_that_collapses_stops_the_training_at_the_next_refresh_though_its_table_is_held(tmp_path):
     world = joint_world()
-    with pytest.raises(IndexCollapse, match=r"item index has collapsed at step 5: level a has a perplexity of 1\.00"):
+    with pytest.raises(IndexCollapse, match="the item index has collapsed at step 5: level a has"):
         train(world, MOVING, tmp_path, Collapse(world), margin=1e9, max_share=0.0, floor=0.02)
     assert world.model.items.table.health.perplexity[0] > 2
     train(joint_world(), MOVING, tmp_path / "healthy", floor=0.02)
