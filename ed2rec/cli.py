@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, Ed2Error
 
 app = typer.Typer(
@@ -316,6 +317,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON object on
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; only faults of our own leave as exceptions."""
+    if launched()[1] > 1:  # else DDP warns, in every process, of parameters that it looked for and found
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="ed2", standalone_mode=False)
     except Ed2Error as error:
@@ -338,5 +341,6 @@ def main() -> None:
 
 
 def _complain(message: str) -> int:
-    print("ed2: " + " ".join(message.split()), file=sys.stderr)
+    rank = launched()[0]  # of several processes any one may fail; none fails in silence
+    print(f"ed2{f' (process {rank})' if rank else ''}: " + " ".join(message.split()), file=sys.stderr)
     return 2

@@ -41,7 +41,15 @@ class BackboneSettings(Group):
     untie: bool = True
     """Give the head rows of its own where it shares the embedding's: a tied head favours what the history shows."""
     lora_rank: int = Field(default=0, ge=0)
-    """Rank of the LoRA adapters; 0 trains all weights."""
+    """Rank of the LoRA adapters; 0 trains all weights (LC-Rec: 8)."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by lora_alpha / lora_rank (LC-Rec: 32)."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before the adapters (LC-Rec: 0.05)."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """Linear layers that get adapters, by the last part of their name, such as [q_proj, v_proj]; all-linear: all."""
+    load_in_4bit: bool = False
+    """Hold the frozen weights in four bits: needs lora_rank > 0, a CUDA device and the extra ed2rec[gpu]."""
 
 
 class EncodingSettings(Group):
@@ -126,6 +134,8 @@ class TrainingSettings(Group):
     """Users in those measurements, the first ones; the final figure takes all."""
     checkpoints: int = Field(default=4, ge=0)
     """How often the state is saved on the way, so that --resume can go on from there."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
     bf16: bool | Literal["auto"] = "auto"
     """bfloat16 for the LLM; auto: where the processor computes in it."""
     device: str = "auto"

@@ -23,16 +23,8 @@ from transformers import (
 )
 from worlds import tiny_gpt2, tiny_llama
 
-from ed2rec.backbone import (
-    add_lora,
-    build_tiny,
-    corpus_rows,
-    cut_layers,
-    load_backbone,
-    merge_lora,
-    prune_vocabulary,
-    untie,
-)
+from ed2rec.adaptation import add_lora, merge_lora
+from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, prune_vocabulary, untie
 from ed2rec.errors import BackboneError
 
 FRUIT = ["ripe apple and pear", "sweet pear and plum", "juicy plum, ripe apple", "sweet apple; juicy pear", "ripe plum"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ed2rec.indexers.refresh import refresh
@@ -55,7 +56,7 @@ class MoveIndex(TrainerCallback):
         place = self.schedule.refreshes.index(step) / max(1, len(self.schedule.refreshes) - 1)
         share = self.max_share * (1 - 2 / 3 * place)
         for branch in self.model.branches():
-            branch.table, churn = refresh(
+            table, churn = refresh(
                 branch.quantiser,
                 branch.embeddings,
                 branch.table,
@@ -64,6 +65,7 @@ class MoveIndex(TrainerCallback):
                 separate=self.separate,
                 limit=self.limit,
             )
+            (branch.table,) = broadcast_object_list([table])  # several processes: the first one's, should they differ
             self.log({"step": step, "kind": branch.kind, "churn": asdict(churn)})
 
 
@@ -95,6 +97,8 @@ class Validate(TrainerCallback):
         self.log({"step": state.global_step, "valid": metrics})
         if state.global_step >= self.final and metrics["NDCG@10"] > self.best:
             self.best = metrics["NDCG@10"]
+            if not state.is_world_process_zero:
+                return
             partial = self.folder.with_name("best.part")
             shutil.rmtree(partial, ignore_errors=True)
             save_state(self.model, partial)
@@ -102,6 +106,7 @@ class Validate(TrainerCallback):
             partial.rename(self.folder)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        args.distributed_state.wait_for_everyone()  # type: ignore[union-attr]  # the first process may still be writing
         if self.folder.exists():
             load_state(self.model, self.folder)
 
