@@ -29,9 +29,10 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     check_targets(llm, targets)
+    sideways = any(isinstance(module, Conv1D) for module in llm.modules())  # GPT-2 keeps its matrices transposed
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",  # type: ignore[arg-type]
-        target_modules=ALL_LINEAR if list(targets) == [ALL_LINEAR] else list(targets),
+        target_modules=ALL_LINEAR if list(targets) == [ALL_LINEAR] else list(targets), fan_in_fan_out=sideways,
     )  # fmt: skip
     return get_peft_model(llm, config)
 

@@ -245,6 +245,24 @@ def index(
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an export there is replaced.")],
+    dataset: DatasetOption = None,
+) -> None:
+    """Write a run's LLM as a plain Hugging Face folder, with every item's index string, for another program to serve.
+
+    \b
+    Example:
+      ed2 export runs/ml-100k --out exports/ml-100k
+    """
+    from ed2rec import terminal
+    from ed2rec.export import export as export_run
+
+    terminal.say(f"{run} is in {export_run(run, out, dataset)} as a Hugging Face folder; see its README.md")
+
+
+@app.command()
 def bench(
     what: Annotated[Bench, typer.Argument(help="decode, train or index.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there; - is stdout.")] = None,

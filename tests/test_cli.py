@@ -51,7 +51,7 @@ def commands() -> list[list[str]]:
 
 
 def test_the_verbs_are_those_of_the_design():
-    verbs = {"data fetch", "prepare", "train", "evaluate", "recommend", "index", "bench", "demo", "doctor"}
+    verbs = {"data fetch", "prepare", "train", "evaluate", "recommend", "index", "export", "bench", "demo", "doctor"}
     assert {" ".join(command) for command in commands()} == verbs
 
 
