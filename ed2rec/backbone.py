@@ -7,7 +7,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,8 +28,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     logging,
+    modeling_gguf_pytorch_utils,
 )
 
+from ed2rec.adaptation import four_bits
 from ed2rec.errors import BackboneError
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -108,11 +111,13 @@ def corpus_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], hidden
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+def load_backbone(
+    name: str, layers: int | None = None, four_bit: bool = False
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     """A pretrained causal LM with its fast tokenizer: a folder with one .gguf file, a Hugging Face folder, or a name.
 
-    layers: keep only the first so many. Weights are float32. BackboneError where it cannot be loaded or is no
-    causal LM with a fast tokenizer.
+    layers: keep only the first so many. four_bit: hold the linear layers' weights in four bits, on the GPU. Weights
+    are float32 otherwise. BackboneError where it cannot be loaded or is no causal LM with a fast tokenizer.
     """
     quiet_libraries()
     folder = Path(name).expanduser()
@@ -121,11 +126,14 @@ def load_backbone(name: str, layers: int | None = None) -> tuple[PreTrainedToken
         files = sorted(folder.glob("*.gguf"))
         if len(files) == 1 and not (folder / "config.json").exists():
             source["gguf_file"] = files[0].name
+    place = str(folder) if folder.is_dir() else name
+    weights = four_bits(name) if four_bit else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **source)
-        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder) if folder.is_dir() else name, dtype=torch.float32, attn_implementation="sdpa", **source
-        )
+        with _no_bar_for_gguf():
+            tokenizer = AutoTokenizer.from_pretrained(place, **source)
+            llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                place, dtype=torch.float32, attn_implementation="sdpa", **source, **weights
+            )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as problem:
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise BackboneError(
@@ -161,27 +169,24 @@ def untie(llm: PreTrainedModel) -> PreTrainedModel:
     return llm
 
 
-def add_lora(llm: PreTrainedModel, rank: int) -> Any:
-    """Freeze the LLM and put LoRA adapters on all linear layers: alpha = 4 · rank (LC-Rec's ratio), dropout 0.05."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank, lora_alpha=4 * rank, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(llm, config)
-
-
-def merge_lora(llm: Any) -> PreTrainedModel:
-    """A plain LLM with the adapters added to its weights, in place; an LLM without adapters as it is."""
-    return llm.merge_and_unload() if hasattr(llm, "merge_and_unload") else llm
-
-
 def quiet_libraries() -> None:
     """Progress bars and warnings of the libraries do not belong into our output."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    for message in (".*lr_scheduler.step.*", ".*is_gradient_checkpointing.*", ".*broadcast_buffers.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def _no_bar_for_gguf() -> Iterator[None]:
+    """Reading a GGUF file draws the one bar of transformers that does not ask `disable_progress_bar`."""
+    bar = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = logging.tqdm
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
 
 
 def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
@@ -270,7 +275,7 @@ def _keep_rows(llm: PreTrainedModel, rows: Tensor, tokenizer: PreTrainedTokenize
 def _reads_ahead(llm: PreTrainedModel) -> bool:
     """Whether another last token changes what the model says of the tokens before it, as in an encoder."""
     llm.eval()
-    first, second = llm(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]])).logits.float()
+    first, second = llm(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]], device=llm.device)).logits.float()
     before, at = (first - second).abs().amax(-1).split([2, 1])
     return bool(before.max() > 1e-3 * at.max())
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, Ed2Error
 
 app = typer.Typer(
@@ -307,6 +308,24 @@ def index(
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an export there is replaced.")],
+    dataset: DatasetOption = None,
+) -> None:
+    """Write a run's LLM as a plain Hugging Face folder, with every item's index string, for another program to serve.
+
+    \b
+    Example:
+      ed2 export runs/ml-100k --out exports/ml-100k
+    """
+    from ed2rec import terminal
+    from ed2rec.export import export as export_run
+
+    terminal.say(f"{run} is in {export_run(run, out, dataset)} as a Hugging Face folder; see its README.md")
+
+
+@app.command()
 def bench(
     what: Annotated[Bench, typer.Argument(help="decode, train or index.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there; - is stdout.")] = None,
@@ -381,6 +400,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON object on
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; only faults of our own leave as exceptions."""
+    if launched()[1] > 1:  # else DDP warns, in every process, of parameters that it looked for and found
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="ed2", standalone_mode=False)
     except Ed2Error as error:
@@ -403,5 +424,6 @@ def main() -> None:
 
 
 def _complain(message: str) -> int:
-    print("ed2: " + " ".join(message.split()), file=sys.stderr)
+    rank = launched()[0]  # of several processes any one may fail; none fails in silence
+    print(f"ed2{f' (process {rank})' if rank else ''}: " + " ".join(message.split()), file=sys.stderr)
     return 2

@@ -32,6 +32,13 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
+def launched() -> tuple[int, int]:
+    """(number of this process, number of processes) as `accelerate launch` and `torchrun` say; (0, 1) without them."""
+    if "LOCAL_RANK" not in os.environ:
+        return 0, 1
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def describe() -> dict[str, Any]:
     """Everything that decides what a run computes, apart from settings and data."""
     return {"ed2rec": version(), "python": platform.python_version(), "versions": versions(), "hardware": hardware(),

@@ -13,6 +13,7 @@ Shape letters: R rows, T tokens, M levels, N codes, H LLM width, n entities of a
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -87,11 +88,19 @@ class Entities(NamedTuple):
     nudge_nMH: Tensor  # zero in value; adds the soft assignment's gradient to an embedding row
 
 
+class Share(NamedTuple):
+    """Which part of a batch this process passes through the LLM: rows rank, rank + world, … seed: of their dropout."""
+
+    rank: int
+    world: int  # how many processes there are
+    seed: int
+
+
 class JointOutput(NamedTuple):
     loss: Tensor  # Eq. 11 with the generators' own losses: the sum of `losses`
     losses: dict[str, Tensor]  # by name, weighted: llm, index_item, token_user, recon_item, …
     targets: int
-    task_nll: Tensor  # (tasks,) sum of the negative log-likelihoods of each task's supervised tokens, no gradient
+    task_nll: Tensor  # (tasks,) sum of the negative log-likelihoods of each task's supervised tokens in this share
     task_tokens: Tensor  # (tasks,) how many these are
 
 
@@ -129,6 +138,7 @@ class JointModel(nn.Module):
         self.normalise, self.dropout, self.label_smoothing = normalise, dropout, label_smoothing
         self.gradient, self.reconstruction, self.align = gradient, reconstruction, align
         self.bos, self.dtype = bos, dtype
+        self.share: Share | None = None  # none: all rows
         self.moving = True  # whether the generators learn; the frozen tail and a static index set it to False
         for part in _residual_parts(llm):
             part.register_forward_hook(self._drop)
@@ -153,10 +163,16 @@ class JointModel(nn.Module):
             branch.indexer.requires_grad_(False)
 
     def forward(self, batch: Batch) -> JointOutput:
+        """Named losses of a batch. With a share, L_LLM is of its rows and weighted so that the mean over the processes
+        is the whole batch's; generators and contrasts see the whole batch in every process, so their losses are equal.
+        """
         entities = self._entities(batch) if self.moving else {}
-        hidden = self._states(batch, entities)
-        nll = self._token_losses(hidden, batch)
-        losses = {"llm": nll.sum() / max(1, int((batch.label_kind >= 0).sum()))}
+        mine, weight = self._share_of(batch)
+        with self._own_dropout():
+            hidden = self._states(mine, entities)
+        nll = self._token_losses(hidden, mine)
+        supervised = mine.label_kind >= 0
+        losses = {"llm": weight * nll.sum() / max(1, int(supervised.sum()))}
         for kind, found in entities.items():
             branch = self._branch(kind)
             own = cast(VariationalQuantiser, branch.indexer).losses(found.quantised, branch.embeddings[found.numbers])
@@ -166,8 +182,8 @@ class JointModel(nn.Module):
         if self.regulator.beta1:
             for branch in self.branches():
                 losses |= self._alignment(branch, batch, entities.get(branch.kind))
-        task = batch.task[batch.label_kind >= 0]
-        per_task = torch.bincount(task, weights=nll.detach()[batch.label_kind >= 0]), torch.bincount(task)
+        task = mine.task[supervised]
+        per_task = torch.bincount(task, weights=nll.detach()[supervised]), torch.bincount(task)
         return JointOutput(torch.stack(list(losses.values())).sum(), losses, batch.targets, *per_task)
 
     def asked_from(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -175,6 +191,28 @@ class JointModel(nn.Module):
         hidden = self._states(batch, {})
         at = (batch.label_kind == ITEM) & (batch.label_level == 0)
         return batch.number.roll(-1, dims=1)[at], hidden[at]
+
+    def _share_of(self, batch: Batch) -> tuple[Batch, Tensor | float]:
+        """This process's rows, and world · (their supervised tokens) / (all): the weight of their mean loss."""
+        if self.share is None:
+            return batch, 1.0
+        rank, world, _ = self.share
+        mine = Batch(*(column[rank::world] for column in batch))
+        if len(mine.labels) == 0:  # fewer rows than processes: keep in step, and count for nothing
+            return Batch(*(column[:1] for column in batch)), 0.0
+        return mine, world * (mine.labels >= 0).sum() / (batch.labels >= 0).sum().clamp_min(1)
+
+    @contextmanager
+    def _own_dropout(self) -> Iterator[None]:
+        """Dropout from a stream of this process's own; the common one, which draws latents and the entities of L_ID,
+        stays in step."""
+        if self.share is None:
+            yield
+            return
+        device = self.items.embeddings.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            torch.manual_seed(self.share.seed)
+            yield
 
     def _branch(self, kind: str) -> Branch:
         return self.items if kind == "item" or self.users is None else self.users

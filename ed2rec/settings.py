@@ -41,7 +41,15 @@ class BackboneSettings(Group):
     untie: bool = True
     """Give the head rows of its own where it shares the embedding's: a tied head favours what the history shows."""
     lora_rank: int = Field(default=0, ge=0)
-    """Rank of the LoRA adapters; 0 trains all weights."""
+    """Rank of the LoRA adapters; 0 trains all weights (LC-Rec: 8)."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by lora_alpha / lora_rank (LC-Rec: 32)."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before the adapters (LC-Rec: 0.05)."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """Linear layers that get adapters, by the last part of their name, such as [q_proj, v_proj]; all-linear: all."""
+    load_in_4bit: bool = False
+    """Hold the frozen weights in four bits: needs lora_rank > 0, a CUDA device and the extra ed2rec[gpu]."""
 
 
 class EncodingSettings(Group):
@@ -117,11 +125,11 @@ class TrainingSettings(Group):
     """Supervise every history position in one pass; false trains one example per prefix."""
     pack: bool = True
     """Fill each sequence with several examples; false pads."""
-    fixed_start: float = Field(default=0.3, ge=0, le=1)
+    fixed_start: float = Field(default=0.2, ge=0, le=1)
     """Share of the steps, at the start, in which the LLM learns the warm-up's index before that begins to move."""
-    refreshes: int = Field(default=8, ge=0)
+    refreshes: int = Field(default=2, ge=0)
     """How often the index tables are recomputed in joint training; 0 keeps the warm-up's: a static index."""
-    frozen_tail: float = Field(default=0.35, ge=0, le=1)
+    frozen_tail: float = Field(default=0.7, ge=0, le=1)
     """Share of the steps, at the end, in which the index no longer moves."""
     margin: float = Field(default=1.0, ge=0)
     """How much better, in logits, another code has to be before an entity moves (hysteresis)."""
@@ -135,6 +143,8 @@ class TrainingSettings(Group):
     """Users in those measurements, the first ones; the final figure takes all."""
     checkpoints: int = Field(default=4, ge=0)
     """How often the state is saved on the way, so that --resume can go on from there."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
     bf16: bool | Literal["auto"] = "auto"
     """bfloat16 for the LLM; auto: where the processor computes in it."""
     device: str = "auto"

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ed2rec.doctor import Findings
+from ed2rec.environment import launched
 from ed2rec.evaluation.metrics import REPORTED
 from ed2rec.report import Example
 from ed2rec.runs import plain
@@ -29,7 +30,13 @@ from ed2rec.runs import plain
 
 @contextmanager
 def progress() -> Iterator[Any]:
-    """Yields progress(stage, done, total, note=""): a live bar per stage on a terminal, else a line every tenth."""
+    """Yields progress(stage, done, total, note=""): a live bar per stage on a terminal, else a line every tenth.
+
+    Of several processes that a launcher started, only the first one speaks.
+    """
+    if launched()[0] > 0:
+        yield lambda *_: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines()
@@ -74,7 +81,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def say(text: str) -> None:
     """A remark for the person in front, on stderr, so that stdout stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    if launched()[0] == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:

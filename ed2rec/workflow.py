@@ -20,6 +20,7 @@ from ed2rec.data.associated import associated_users
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import Cases, LeaveOneOut, leave_one_out
 from ed2rec.ensemble import Ensemble
+from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, DataError, Ed2Error, IndexCollapse, RunError
 from ed2rec.evaluation.ranking import Evaluation, evaluate, evaluate_wordings
 from ed2rec.recommender import Recommender, check_k
@@ -61,11 +62,18 @@ def quiet(stage: str, done: int, total: int, note: str = "") -> None:
 def train(
     dataset_folder: Path, out: Path, settings: Settings, *, resume: bool = False, progress: Progress = quiet
 ) -> runs.RunFolder:
-    """Train `settings.model` on the training part of a dataset folder and save the run."""
+    """Train `settings.model` on the training part of a dataset folder and save the run.
+
+    Among several processes of one launcher the first one saves, and all come back when the run is there.
+    """
     if settings.model not in MODELS:
         raise ConfigError(f"no model {settings.model!r}; there are: {', '.join(MODELS)}")
+    rank, processes = launched()
+    if processes > 1 and settings.model != "ed2":
+        raise ConfigError(f"{settings.model} is fitted by one process, not by {processes}: start it without a launcher")
     dataset_folder, out = Path(dataset_folder), Path(out)
-    runs.check_target(out)
+    if rank == 0:
+        runs.check_target(out)
     dataset = Dataset.load(dataset_folder)
     workspace = runs.workspace(out)
     try:
@@ -82,9 +90,14 @@ def train(
             f"no room for the checkpoints of {out} in {workspace}: free some space and train again (--resume goes on "
             "where a checkpoint was complete), or choose another --out; a run that was there is unchanged"
         ) from error
-    run = runs.save(out, settings, trained.metrics, trained.write, reference(dataset_folder, dataset))
-    shutil.rmtree(workspace, ignore_errors=True)  # checkpoints, needed until here
-    return run
+    if rank == 0:
+        runs.save(out, settings, trained.metrics, trained.write, reference(dataset_folder, dataset))
+        shutil.rmtree(workspace, ignore_errors=True)  # checkpoints, needed until here
+    if processes > 1:
+        from ed2rec.training.processes import Processes
+
+        Processes(settings.training.device).wait()
+    return runs.open_run(out)
 
 
 def fit(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> runs.Trained:

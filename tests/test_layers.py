@@ -14,7 +14,7 @@ ROOT = Path(ed2rec.__file__).parent
 LINES = """
 errors settings config environment
 data
-recommender ensemble encoding backbone files
+recommender ensemble encoding adaptation backbone files
 evaluation indexers
 vocabulary trie
 instructions decoding
@@ -22,7 +22,7 @@ regulator model
 runs generative telling training
 baselines
 workflow
-charts figures report inspection doctor
+charts report inspection doctor export
 summary serving terminal
 demo
 cli

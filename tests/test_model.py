@@ -7,6 +7,7 @@ import torch
 from small import World, example, joint_world, suffixed
 from torch import Tensor, nn
 
+from ed2rec.adaptation import keep_less
 from ed2rec.decoding import constrained_beam_search, exact_scores
 from ed2rec.instructions.examples import ITEM, USER, Batch, prompt
 from ed2rec.instructions.sequential import before
@@ -410,6 +411,32 @@ def test_attention_and_feed_forward_of_every_layer_are_dropped(llm):
     world.model.train()
     states(world, world.batch(EXAMPLES))
     assert len(parts) == 4 and all((part == 0).all() for part in parts)
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize("llm", LLMS)
+def test_activations_that_are_computed_again_give_the_same_losses_and_gradients(llm, lora):
+    """Dropout included: what was dropped is dropped again. Layers run twice, so that this is no empty comparison."""
+    found, runs = [], []
+    for again in (False, True):
+        world = joint_world(llm=llm, lora=lora, dropout=0.3)
+        model = world.model.train()
+        if again:
+            keep_less(model.llm)
+        layers = [module for module in model.modules() if type(module).__name__ in ("LlamaMLP", "GPT2MLP")]
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda *_, again=again: runs.append(again))
+        torch.manual_seed(3)
+        out = model(world.batch(EXAMPLES[:2], EXAMPLES[2:]))
+        out.loss.backward()
+        found.append((out.losses, {name: weight.grad for name, weight in model.named_parameters()}))
+    (losses, gradients), (others, again) = found
+    assert runs.count(True) == 2 * runs.count(False) > 0
+    assert all(torch.equal(losses[name], others[name]) for name in losses)
+    for name, gradient in gradients.items():
+        assert (gradient is None) == (again[name] is None), name
+        if gradient is not None:
+            torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_half_precision_is_for_the_llm_alone():

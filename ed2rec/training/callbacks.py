@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ed2rec.indexers.health import check_use, survey
@@ -67,7 +68,7 @@ class MoveIndex(TrainerCallback):
         if self.reread is not None:
             self.reread()
         for branch in self.model.branches():
-            branch.table, churn = refresh(
+            table, churn = refresh(
                 branch.indexer,
                 branch.embeddings,
                 branch.table,
@@ -76,6 +77,7 @@ class MoveIndex(TrainerCallback):
                 separate=self.separate,
                 limit=self.limit,
             )
+            (branch.table,) = broadcast_object_list([table])  # several processes: the first one's, should they differ
             self._tell(step, branch, churn)
 
     def _tell(self, step: int, branch: Branch, churn: Churn) -> None:
@@ -114,6 +116,8 @@ class Validate(TrainerCallback):
         self.log({"step": state.global_step, "valid": metrics})
         if state.global_step >= self.final and metrics["NDCG@10"] > self.best:
             self.best = metrics["NDCG@10"]
+            if not state.is_world_process_zero:
+                return
             partial = self.folder.with_name("best.part")
             shutil.rmtree(partial, ignore_errors=True)
             save_state(self.model, partial)
@@ -121,6 +125,7 @@ class Validate(TrainerCallback):
             partial.rename(self.folder)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        args.distributed_state.wait_for_everyone()  # type: ignore[union-attr]  # the first process may still be writing
         if self.folder.exists():
             load_state(self.model, self.folder)
 

@@ -16,7 +16,7 @@ from ed2rec.errors import RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import Batch
 from ed2rec.instructions.packing import PackedBatches
-from ed2rec.model import JointModel
+from ed2rec.model import JointModel, Share
 
 WEIGHTS = "model.safetensors"
 COMPLETE = "complete"  # an empty file, written last: a checkpoint without it was interrupted
@@ -28,6 +28,8 @@ class JointArguments(TrainingArguments):
 
     index_lr  learning rate of the index generators
     Defaults that differ: one process feeds itself (no workers), nothing is reported, plain AdamW with clipping at 1.
+    Among several processes: generators have no gradient while the index rests, so DDP looks for unused parameters;
+    buffers are told once and by every refresh, not at every step.
     """
 
     index_lr: float = field(default=1e-4)
@@ -37,6 +39,8 @@ class JointArguments(TrainingArguments):
     disable_tqdm: bool = True
     max_grad_norm: float = 1.0
     optim: Any = "adamw_torch"
+    ddp_find_unused_parameters: bool | None = True
+    ddp_broadcast_buffers: bool | None = False
 
 
 class JointTrainer(Trainer):
@@ -73,6 +77,9 @@ class JointTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        if self.args.world_size > 1:
+            rank, step = self.args.process_index, self.state.global_step
+            self.model.share = Share(rank, self.args.world_size, hash((self.args.seed, step, rank)) % 2**63)
         batch = Batch(**inputs)
         out = model(batch)
         for name, value in out.losses.items():
@@ -88,8 +95,11 @@ class JointTrainer(Trainer):
         if "loss" in logs and self.sums["steps"]:
             steps = self.sums.pop("steps")
             logs["targets"] = self.sums.pop("targets")
-            logs |= {f"loss_{name}": float(total) / steps for name, total in self.sums.items()}
+            sums = dict(self.sums) if self.args.world_size == 1 else self.accelerator.reduce(dict(self.sums), "mean")
+            logs |= {f"loss_{name}": float(total) / steps for name, total in sums.items()}
             self.sums.clear()
+            if self.args.world_size > 1:  # all tokens are counted everywhere, supervised ones by rows
+                self.by_task[:2] = self.accelerator.reduce(self.by_task[:2], "sum")
             for task, (nll, supervised, tokens) in zip(self.tasks, self.by_task.T.tolist(), strict=True):
                 if tokens:
                     share = tokens / float(self.by_task[2].sum())
@@ -133,6 +143,7 @@ class JointTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process writes its random state
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations import get_available_reporting_integrations
 
-from ed2rec.backbone import add_lora, build_tiny, load_backbone, merge_lora, prune_vocabulary, quiet_libraries, untie
+from ed2rec.adaptation import add_lora, check_targets, keep_less, memory_errors_explained, merge_lora
+from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, quiet_libraries, untie
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
@@ -57,6 +58,7 @@ from ed2rec.training.assignments import build_tasks, gather
 from ed2rec.training.callbacks import MoveIndex, Tell, Validate
 from ed2rec.training.history import History
 from ed2rec.training.joint import JointArguments, JointTrainer, last_checkpoint
+from ed2rec.training.processes import Processes
 from ed2rec.training.reindex import Reindex
 from ed2rec.training.rows import start_rows
 from ed2rec.training.schedule import IndexSchedule
@@ -91,6 +93,7 @@ class Parts:
     whitenings: dict[Kind, Whitening]
 
 
+@memory_errors_explained()
 def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> Trained:
     """Train on the training part of the dataset. workspace: folder of checkpoints; kept until the run is written."""
     quiet_libraries()
@@ -100,11 +103,13 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
         for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
             bits_of(sizes)
     _check_trackers(settings.training.report_to)
-    checkpoint = _prepare(workspace, settings, dataset, resume)
+    processes = Processes(settings.training.device)
+    checkpoint = processes.tell(lambda: _prepare(workspace, settings, dataset, resume, processes.count))
     torch.manual_seed(settings.seed)
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
-    parts = build_parts(dataset, settings, progress)
+    parts = build_parts(dataset, settings, progress if processes.first else _nothing)
     model, t = parts.model, settings.training
+    _agree(model, processes)
     plan = SequentialPlan(
         split.train,
         parts.asked,
@@ -122,11 +127,15 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
     )
     batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
     schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes)
-    history = History(workspace / "history.jsonl", int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    reached = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    history = processes.tell(lambda: History(workspace / "history.jsonl", reached))
+    log = history.add if processes.first else _nothing
     cases = _some(split.valid, t.validation_users)
 
     def measure() -> dict[str, float]:
-        return evaluate(recommender(parts, settings), cases, k=10).metrics
+        mine = _every(cases, processes.rank, processes.count)
+        found = evaluate(recommender(parts, settings), mine, k=10).metrics if len(mine) else {}
+        return processes.mean(found, len(mine))
 
     points = {round(batches.steps * (i + 1) / t.validations) for i in range(t.validations)} | {batches.steps}
     final = round((1 - t.frozen_tail) * batches.steps)  # the same for a static index, so that both choose alike
@@ -143,13 +152,13 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
                 t.max_share,
                 settings.indexer.separate,
                 SUFFIXES,
-                history.add,
+                log,
                 settings.indexer.min_perplexity,
                 parts.reread,
-                parts.anew,
+                _agreed(parts.anew, model, processes),
             ),
-            Validate(model, measure, points, workspace, history.add, final, max(before, default=-1.0)),
-            Tell(progress, history.add),
+            Validate(model, measure, points, workspace, log, final, max(before, default=-1.0)),
+            Tell(progress if processes.first else _nothing, log),
         ],
         mixture.names,
     )
@@ -169,10 +178,37 @@ def _check_trackers(names: Sequence[str]) -> None:
         )
 
 
-def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool) -> Path | None:
+def _nothing(*_: Any) -> None:
+    """What every process but the first does where the first one writes or speaks."""
+
+
+def _agree(model: JointModel, processes: Processes) -> None:
+    """The first process's embeddings and tables everywhere: two GPUs may round differently."""
+    for branch in model.branches():
+        branch.embeddings, branch.teacher = processes.same(branch.embeddings), processes.same(branch.teacher)
+        branch.table = processes.tell(lambda table=branch.table: table)  # type: ignore[misc]
+
+
+def _agreed(anew: Callable[[], Churn] | None, model: JointModel, processes: Processes) -> Callable[[], Churn] | None:
+    """The index made anew in every process, ending in what the first one has: tables, generator and the LLM's rows."""
+    if anew is None or processes.count == 1:
+        return anew
+
+    def made() -> Churn:
+        churn = anew()
+        _agree(model, processes)
+        rows = (model.llm.get_input_embeddings().weight, model.llm.get_output_embeddings().weight)
+        for weight in (*model.items.indexer.parameters(), *rows):
+            weight.data.copy_(processes.same(weight.data))
+        return churn
+
+    return made
+
+
+def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool, processes: int) -> Path | None:
     """An empty workspace that knows its settings and its log, or the checkpoint to go on from."""
     record = workspace / "settings.yaml"
-    content = f"{settings.to_yaml()}# log {dataset.histories.checksum()}\n"
+    content = f"{settings.to_yaml()}# log {dataset.histories.checksum()}\n# processes {processes}\n"
     if not resume:
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
@@ -183,8 +219,8 @@ def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool
         old, new = record.read_text().splitlines(), content.splitlines()
         was, now = next((pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]), ("", ""))
         raise RunError(
-            f"the interrupted training had other settings or another log ({was.strip()!r}, now {now.strip()!r}): "
-            "resume with the same ones, or train without --resume"
+            "the interrupted training had other settings, another log or another number of processes "
+            f"({was.strip()!r}, now {now.strip()!r}): resume with the same ones, or train without --resume"
         )
     return checkpoint
 
@@ -206,6 +242,8 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     progress("backbone", 0, 1, settings.backbone.name)
     said = [HISTORY_FIRST, *(text for task in material.rows for text in spoken[task])]
     tokenizer, llm = _backbone(settings, [*items, *users, *SEQUENTIAL, *QUESTION, *said, *material.texts()])
+    if settings.backbone.lora_rank:
+        check_targets(llm, settings.backbone.lora_targets)  # before the texts are encoded
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(items),
                         max_tokens=settings.tasks.max_tokens, max_history=settings.data.max_history)  # fmt: skip
     llm.to(device)  # type: ignore[arg-type]
@@ -239,8 +277,11 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     for kind, branch in branches.items():
         start_rows(llm, vocabulary, branch, raw[kind])
     if settings.backbone.lora_rank:
-        llm = add_lora(llm, settings.backbone.lora_rank)
+        b = settings.backbone
+        llm = add_lora(llm, b.lora_rank, b.lora_alpha, b.lora_dropout, b.lora_targets)
         vocabulary.train_rows(llm)
+    if settings.training.gradient_checkpointing:
+        keep_less(llm)
     r, t = settings.regulator, settings.training
     model = JointModel(
         llm,
@@ -334,6 +375,12 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
 
 def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     b = settings.backbone
+    if not b.name:
+        raise ConfigError("backbone.name is empty, as the preset paper leaves it: give a folder or a Hugging Face "
+                          "name, such as --set backbone.name=backbones/smollm2-135m")  # fmt: skip
+    if b.load_in_4bit and (b.name == "tiny" or not b.lora_rank):
+        raise ConfigError("backbone.load_in_4bit holds a pretrained LLM frozen and trains adapters beside it: set "
+                          "backbone.name to one and backbone.lora_rank above 0, for example 8")  # fmt: skip
     if b.name == "tiny":
         return build_tiny(
             texts,
@@ -345,7 +392,7 @@ def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedToken
             attention_dropout=settings.training.attention_dropout,
             seed=settings.seed,
         )
-    tokenizer, llm = load_backbone(b.name, b.layers)
+    tokenizer, llm = load_backbone(b.name, b.layers, b.load_in_4bit)
     if hasattr(llm.config, "attention_dropout"):
         llm.config.attention_dropout = settings.training.attention_dropout
         for module in llm.modules():
@@ -497,9 +544,14 @@ def _reads(lengths: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 def _some(cases: Cases, count: int) -> Cases:
-    if len(cases.users) <= count:
-        return cases
-    rows = np.arange(count)
+    return _rows(cases, np.arange(min(count, len(cases))))
+
+
+def _every(cases: Cases, first: int, step: int) -> Cases:
+    return _rows(cases, np.arange(first, len(cases), step))
+
+
+def _rows(cases: Cases, rows: np.ndarray) -> Cases:
     return Cases(cases.users[rows], cases.histories.take(rows), cases.targets[rows])
 
 
@@ -507,7 +559,7 @@ def _arguments(settings: Settings, workspace: Path, steps: int, model: JointMode
     t = settings.training
     logging = max(1, steps // 100)
     saving = -(-steps // max(1, t.checkpoints))
-    return JointArguments(
+    arguments = JointArguments(
         output_dir=str(workspace),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -525,3 +577,6 @@ def _arguments(settings: Settings, workspace: Path, steps: int, model: JointMode
         report_to=list(t.report_to) or "none",
         use_cpu=next(model.parameters()).device.type == "cpu",
     )
+    if arguments.n_gpu > 1:  # Trainer would put a lone process on all GPUs by DataParallel, which cannot split a Batch
+        arguments._n_gpu = 1
+    return arguments

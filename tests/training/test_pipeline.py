@@ -1,16 +1,19 @@
 """How the stages are put together: settings that become arguments, starts of rows, what an encoded entity brings."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shops import dataset_of
 from small import joint_world, shop, small_settings
 
 from ed2rec import workflow
-from ed2rec.config import resolve
+from ed2rec.config import explain, resolve
 from ed2rec.errors import ConfigError, IndexCollapse
+from ed2rec.model import JointModel
 from ed2rec.training.pipeline import _arguments, train_ed2
 
 MODEL = joint_world().model
@@ -23,6 +26,46 @@ def test_checkpoints_are_taken_right_after_an_entry_of_the_log_and_no_more_often
     assert arguments.save_steps % arguments.logging_steps == 0
     assert steps // arguments.save_steps <= checkpoints
     assert steps / arguments.logging_steps <= 200
+
+
+def test_checkpointed_activations_train_as_kept_ones_do(tmp_path):
+    curves = []
+    for again in ("false", "true"):
+        settings = small_settings("training.epochs=1", f"training.gradient_checkpointing={again}")
+        trained = train_ed2(shop(), settings, tmp_path / again, False, lambda *_: None)
+        curves.append([entry["loss_llm"] for entry in trained.metrics["history"] if "loss_llm" in entry])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5) and curves[0]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of\n79 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    ],
+)
+def test_a_full_device_is_one_line_with_the_settings_that_help(fault, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(JointModel, "forward", full)
+    with pytest.raises(ConfigError) as error:
+        train_ed2(shop(), small_settings(), tmp_path / "workspace", False, lambda *_: None)
+    said = str(error.value)
+    helps = re.findall(r"(?:training|backbone)\.\w+", said)
+    assert helps == ["training.batch_tokens", "training.gradient_checkpointing", "backbone.lora_rank",
+                     "backbone.load_in_4bit", "backbone.layers"]  # fmt: skip
+    assert set(helps) <= {key for key, _, _ in explain()} and "\n" not in said
+    assert ("Tried to allocate 2.50 GiB)" in said) == isinstance(fault, torch.OutOfMemoryError)
+
+
+def test_any_other_fault_of_torch_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(JointModel, "forward", broken)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        train_ed2(shop(), small_settings(), tmp_path / "workspace", False, lambda *_: None)
 
 
 def test_a_question_behind_the_history_cannot_be_asked_at_every_position(tmp_path):

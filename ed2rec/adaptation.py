@@ -1,0 +1,109 @@
+"""An LLM that is too large to train as it is: LoRA adapters, weights of four bits, activations that are not kept."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ed2rec.errors import BackboneError, ConfigError
+
+ALL_LINEAR = "all-linear"  # every linear layer but the head, in the words of peft
+
+
+def add_lora(
+    llm: PreTrainedModel,
+    rank: int,
+    alpha: float = 32.0,
+    dropout: float = 0.05,
+    targets: Sequence[str] = (ALL_LINEAR,),
+) -> Any:
+    """Freeze the LLM and put LoRA adapters, W + alpha/rank · B A, on the linear layers of its body.
+
+    targets: the last parts of their names ("q_proj"), or all-linear. The defaults are LC-Rec's, whose rank is 8.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    check_targets(llm, targets)
+    sideways = any(isinstance(module, Conv1D) for module in llm.modules())  # GPT-2 keeps its matrices transposed
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",  # type: ignore[arg-type]
+        target_modules=ALL_LINEAR if list(targets) == [ALL_LINEAR] else list(targets), fan_in_fan_out=sideways,
+    )  # fmt: skip
+    return get_peft_model(llm, config)
+
+
+def check_targets(llm: PreTrainedModel, targets: Sequence[str]) -> None:
+    """BackboneError where the LLM's body has no linear layer of one of these names. The head is not one: its rows for
+    index tokens are trained themselves."""
+    if list(targets) == [ALL_LINEAR]:
+        return
+    head = llm.get_output_embeddings()
+    linear = {name.rpartition(".")[2] for name, module in llm.named_modules()
+              if isinstance(module, nn.Linear | Conv1D) and module is not head}  # fmt: skip
+    missing = sorted(set(targets) - linear)
+    if missing or not targets:
+        raise BackboneError(
+            f"backbone.lora_targets names {', '.join(missing) or 'nothing'}; the linear layers of {type(llm).__name__} "
+            f"are: {', '.join(sorted(linear))}; give some of these, or [{ALL_LINEAR}]"
+        )
+
+
+def merge_lora(llm: Any) -> PreTrainedModel:
+    """A plain LLM with the adapters added to its weights, in place; an LLM without adapters as it is.
+
+    Weights of four bits become plain ones, or the folder could only be read with the library that made them; adapters
+    are rounded to four bits where they are added to such weights.
+    """
+    plain: PreTrainedModel = llm.merge_and_unload() if hasattr(llm, "merge_and_unload") else llm
+    return plain.dequantize() if getattr(plain, "is_quantized", False) else plain
+
+
+def keep_less(llm: Any) -> None:
+    """Gradient checkpointing, in place: a layer's activations are computed again in the backward pass, not kept.
+
+    Not the reentrant kind: that one needs inputs with a gradient, which a frozen embedding does not give, and DDP
+    cannot see through it. BackboneError for an LLM that cannot do it.
+    """
+    enable = getattr(llm, "activation_checkpointing_enable", None) or llm.gradient_checkpointing_enable  # its old name
+    try:
+        enable({"use_reentrant": False})
+    except ValueError:
+        raise BackboneError(
+            f"{type(llm).__name__} cannot compute its activations again: set training.gradient_checkpointing=false"
+        ) from None
+
+
+def four_bits(name: str) -> dict[str, Any]:
+    """What from_pretrained needs for weights of four bits (NF4, as in QLoRA). BackboneError where that cannot be."""
+    reason = (
+        "this machine has no CUDA device" if not torch.cuda.is_available()
+        else "bitsandbytes is not installed (pip install 'ed2rec[gpu]')" if find_spec("bitsandbytes") is None
+        else ""
+    )  # fmt: skip
+    if reason:
+        raise BackboneError(f"backbone {name!r} cannot be loaded in four bits: {reason}; or leave out "
+                            "backbone.load_in_4bit")  # fmt: skip
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
+
+
+@contextmanager
+def memory_errors_explained() -> Iterator[None]:
+    """A device that is full is one line about what to change: ConfigError."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU that refuses raises the plain kind
+        text = " ".join(str(error).split())
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
+            raise
+        raise ConfigError(
+            f"too little memory for this training ({text.partition('. GPU')[0][:120]}): lower training.batch_tokens, "
+            "set training.gradient_checkpointing=true, train adapters only (backbone.lora_rank=8), hold the LLM in "
+            "four bits (backbone.load_in_4bit=true) or keep fewer layers (backbone.layers)"
+        ) from error
