@@ -30,7 +30,7 @@ from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, 
 from ed2rec.config import resolve
 from ed2rec.errors import BackboneError, ConfigError
 from ed2rec.settings import BackboneSettings
-from ed2rec.training.pipeline import build_parts
+from ed2rec.training.parts import build_parts
 
 FRUIT = ["ripe apple and pear", "sweet pear and plum", "juicy plum, ripe apple", "sweet apple; juicy pear", "ripe plum"]
 TOOLS = ["steel hammer with grip", "iron saw with grip", "heavy hammer, iron", "steel saw, heavy", "iron drill"]

@@ -20,7 +20,8 @@ from ed2rec.generative import GenerativeRecommender, choose_device, computing_ty
 from ed2rec.instructions.examples import prompt
 from ed2rec.instructions.sequential import before
 from ed2rec.instructions.templates import SEQUENTIAL
-from ed2rec.training.pipeline import Parts, build_parts, recommender, train_ed2, write
+from ed2rec.training.parts import Parts, build_parts, recommender, write
+from ed2rec.training.pipeline import train_ed2
 
 LEARNS = ["training.epochs=120", "training.lr=0.01", "training.dropout=0", "training.validations=0",
           "training.checkpoints=0", "backbone.hidden=32", "backbone.intermediate=64"]  # fmt: skip

@@ -20,9 +20,10 @@ from ed2rec.data.splits import leave_one_out
 from ed2rec.instructions.examples import ITEM, USER, Batch
 from ed2rec.instructions.tasks import SEQUENTIAL_TASKS
 from ed2rec.instructions.templates import FORMS
-from ed2rec.training import assignments, pipeline
+from ed2rec.training import assignments, branches
 from ed2rec.training.joint import JointTrainer
-from ed2rec.training.pipeline import build_parts, train_ed2
+from ed2rec.training.parts import build_parts
+from ed2rec.training.pipeline import train_ed2
 
 MARK = "zzsecret"  # in what is told about held-out interactions
 GHOST = "zzghost"  # in the texts of items that only they have
@@ -76,7 +77,7 @@ class Listener:
         self.texts: list[list[str]] = []
         self.told: list[str] = []
         self.batches: list[Batch] = []
-        encode, loss, read_texts = pipeline.encode_texts, JointTrainer.compute_loss, assignments.read_texts
+        encode, loss, read_texts = branches.encode_texts, JointTrainer.compute_loss, assignments.read_texts
 
         def listen(llm: Any, tokenizer: Any, texts: list[str], **options: Any) -> np.ndarray:
             self.texts.append(list(texts))
@@ -90,7 +91,7 @@ class Listener:
             read = read_texts(*given)
             return lambda texts: self.told.extend(texts) or read(texts)
 
-        monkeypatch.setattr(pipeline, "encode_texts", listen)
+        monkeypatch.setattr(branches, "encode_texts", listen)
         monkeypatch.setattr(assignments, "read_texts", overhear)
         monkeypatch.setattr(JointTrainer, "compute_loss", watch)
 

@@ -14,7 +14,8 @@ from ed2rec.encoding import encode_texts
 from ed2rec.errors import ConfigError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.lsh import RandomHyperplanes, bits_of
-from ed2rec.training.pipeline import build_parts, train_ed2
+from ed2rec.training.parts import build_parts
+from ed2rec.training.pipeline import train_ed2
 
 # The last layer, because the words of the texts occur in no instruction: their embeddings alone would never change.
 HASHED = ["indexer.kind=lsh", "indexer.items=[4, 4, 4]", "indexer.users=[4, 4]", "encoding.layer=-1",

@@ -15,7 +15,8 @@ from ed2rec.indexers.behaviour import Behaviour
 from ed2rec.indexers.fitting import fit
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.instructions.sequential import SequentialPlan
-from ed2rec.training.pipeline import build_parts, train_ed2
+from ed2rec.training.parts import build_parts
+from ed2rec.training.pipeline import train_ed2
 from ed2rec.training.reindex import Reindex
 from ed2rec.training.rows import carry_rows
 
@@ -178,6 +179,6 @@ def test_the_setting_and_a_static_index_leave_behaviour_out(tmp_path):
     for override in ("indexer.behaviour=0", "training.refreshes=0", "training.fixed_start=0"):
         parts = build_parts(shop(), small_settings(override), lambda *_: None)
         assert parts.anew is None and parts.model.items.embeddings.shape[1] == 16
-    trained = train_ed2(shop(), small_settings("training.epochs=1"), tmp_path / "w", False, lambda *_: None)
+    trained = train_ed2(shop(), small_settings(), tmp_path / "w", False, lambda *_: None)
     first = next(entry for entry in trained.metrics["history"] if "churn" in entry)
     assert first["kind"] == "item" and first["churn"]["codes"] > 0.3

@@ -1,0 +1,165 @@
+"""From texts to the halves of the generator: embeddings (Eq. 2), an indexer fitted to them (Eq. 3-5), a first table."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ed2rec.encoding import Whitening, encode_texts
+from ed2rec.generative import computing_type
+from ed2rec.indexers.behaviour import Behaviour
+from ed2rec.indexers.fitting import fit
+from ed2rec.indexers.health import check_use, survey
+from ed2rec.indexers.lsh import RandomHyperplanes, bits_of
+from ed2rec.indexers.refresh import build
+from ed2rec.indexers.variational import VariationalQuantiser
+from ed2rec.model import Branch, JointModel
+from ed2rec.regulator import Regulator
+from ed2rec.settings import Settings
+from ed2rec.vocabulary import Kind
+
+Progress = Callable[[str, int, int, str], None]
+SUFFIXES = 64  # suffix tokens per kind: entities that may share their M codes
+
+
+class Encoded(NamedTuple):
+    """What one kind of entity brings: texts (for the record), raw LLM embeddings, and the same whitened."""
+
+    raw: np.ndarray  # (K, H), zero rows without text
+    whitening: Whitening
+    embeddings: Tensor  # (K, E), fallback rows filled in
+    without_text: int
+    serving: Tensor | None = None  # (K, E) where recommending may read more than training
+
+
+def encode(
+    texts: list[str],
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    what: str,
+    progress: Progress,
+) -> Encoded:
+    """Eq. 2. An entity without text stands at the mean of the others, and its suffix tells it apart."""
+    e = settings.encoding
+    cache = None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else default_cache()
+    tell = partial(_tell, progress, f"encoding {what}")
+    raw = read(texts, llm, tokenizer, settings, cache, tell)
+    filled = fill(raw, texts)
+    whitening = Whitening.fit(filled, power=0.5 if e.whiten else 0.0)
+    embeddings = whitening.apply(filled).to(llm.device)
+    return Encoded(raw, whitening, embeddings, sum(not text for text in texts))
+
+
+def read(
+    texts: Sequence[str],
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    e = settings.encoding
+    dtype = computing_type(settings.training.bf16, llm.device)
+    return encode_texts(
+        llm, tokenizer, texts, pooling=e.pooling, layer=layer_of(settings), max_tokens=e.max_tokens, dtype=dtype,
+        cache=cache, progress=progress,
+    )  # fmt: skip
+
+
+def fill(raw: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    known = np.array([bool(text) for text in texts])
+    filled = raw.copy()
+    filled[~known] = raw[known].mean(0) if known.any() else 0.0
+    return filled
+
+
+def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
+    progress(stage, done, total, "")
+
+
+def layer_of(settings: Settings) -> int:
+    """Whose states are pooled; the layers of tiny know nothing yet, its token embeddings do."""
+    if settings.encoding.layer is not None:
+        return settings.encoding.layer
+    return 0 if settings.backbone.name == "tiny" else -1
+
+
+def default_cache() -> Path:
+    """$ED2_CACHE, else ~/.cache/ed2rec."""
+    return Path(os.environ.get("ED2_CACHE") or Path.home() / ".cache" / "ed2rec") / "embeddings"
+
+
+def make_branch(kind: Kind, encoded: Encoded, settings: Settings, progress: Progress) -> Branch:
+    """An indexer made from its entities' embeddings, and its first table."""
+    x, serving = encoded.embeddings, encoded.serving
+    learns = kind == "item" and learns_behaviour(settings)
+    if learns:  # room for behaviour, of which nothing is known yet
+        x = Behaviour.nothing(len(x), encoded.raw.shape[1], x.device).beside(x)
+    make = _hashing if settings.indexer.kind == "lsh" else _warmed_up
+    indexer = make(kind, x if serving is None else torch.cat([serving, x]), settings, progress)
+    raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
+    known = raw.abs().sum(1) > 0
+    teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
+    table = build(indexer, x, settings.indexer.separate, SUFFIXES)
+    return Branch(kind, indexer, x, teacher, table, serving, reads_again(settings), learns)
+
+
+def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> RandomHyperplanes:
+    """As many random planes as the sizes ask for (App. I)."""
+    sizes = settings.indexer.items if kind == "item" else settings.indexer.users
+    planes = RandomHyperplanes(x.shape[1], bits_of(sizes), len(sizes)).to(x.device)
+    planes.initialise(x, settings.seed)
+    return planes
+
+
+def _warmed_up(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> VariationalQuantiser:
+    """A generator that has learned its entities' embeddings (App. G)."""
+    i = settings.indexer
+    sizes = i.items if kind == "item" else i.users
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        quantiser = VariationalQuantiser(x.shape[1], i.hidden, i.code_width, sizes, i.latent).to(x.device)
+    fit_generator(kind, quantiser, x, settings, progress)
+    return quantiser
+
+
+def fit_generator(
+    kind: Kind, quantiser: VariationalQuantiser, x: Tensor, settings: Settings, progress: Progress
+) -> None:
+    i = settings.indexer
+    regulator = Regulator(settings.regulator.beta1, settings.regulator.beta2, settings.regulator.temperature)
+    fit(
+        quantiser,
+        x,
+        epochs=i.warmup_epochs,
+        lr=i.warmup_lr,
+        batch=256,
+        seed=settings.seed,
+        extra=(lambda q: regulator.token(kind, q)) if settings.regulator.beta2 else None,
+        progress=lambda epoch, losses: progress(
+            f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
+        ),
+    )
+    check_use(survey(quantiser, x).codes, quantiser.sizes, i.min_perplexity, kind, "after the warm-up")
+
+
+def learns_behaviour(settings: Settings) -> bool:
+    i, t = settings.indexer, settings.training
+    return i.kind == "hvqae" and i.behaviour > 0 and t.refreshes > 0 and t.fixed_start > 0
+
+
+def reads_again(settings: Settings) -> bool:
+    return settings.indexer.kind == "lsh" and settings.training.refreshes > 0
+
+
+def surveyed(model: JointModel) -> dict[str, Any]:
+    """What the indexers say by themselves, on what recommending reads; "items" and "users" as `ed2 index` has it."""
+    reads = {branch: branch.embeddings if branch.serving is None else branch.serving for branch in model.branches()}
+    return {f"{branch.kind}s": survey(branch.indexer, x).as_dict() for branch, x in reads.items()}

@@ -1,0 +1,323 @@
+"""Everything that training needs, built from a dataset and settings; and what of it a run folder keeps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ed2rec.adaptation import add_lora, check_targets, keep_less, merge_lora
+from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
+from ed2rec.data.dataset import Dataset, Histories
+from ed2rec.data.splits import leave_one_out
+from ed2rec.data.texts import item_texts, user_texts
+from ed2rec.decoding import head_is_plain
+from ed2rec.encoding import Whitening, encode_texts
+from ed2rec.errors import BackboneError, ConfigError
+from ed2rec.generative import GenerativeRecommender, choose_device, computing_type, save_wordings
+from ed2rec.indexers.contract import IndexTable
+from ed2rec.indexers.lsh import RandomHyperplanes
+from ed2rec.indexers.refresh import Churn, build
+from ed2rec.instructions.packing import PackedBatches
+from ed2rec.instructions.sequential import SequentialPlan
+from ed2rec.instructions.tasks import Task
+from ed2rec.instructions.templates import (
+    HISTORY_FIRST,
+    INSTRUCTIONS,
+    QUESTION,
+    SEQUENTIAL,
+    WORDINGS,
+    Wording,
+    read_wordings,
+    wordings,
+)
+from ed2rec.model import Branch, JointModel
+from ed2rec.regulator import Regulator
+from ed2rec.settings import Settings
+from ed2rec.training.assignments import build_tasks, gather
+from ed2rec.training.branches import (
+    SUFFIXES,
+    Encoded,
+    Progress,
+    encode,
+    fill,
+    fit_generator,
+    layer_of,
+    learns_behaviour,
+    make_branch,
+    read,
+    reads_again,
+    surveyed,
+)
+from ed2rec.training.reindex import Reindex
+from ed2rec.training.rows import start_rows
+from ed2rec.vocabulary import IndexVocabulary, Kind
+
+
+class Texts(NamedTuple):
+    """Of items, and of users: all that recommending may show, and the early part that training may."""
+
+    items: list[str]
+    users: list[str]
+    early: list[str]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that training needs, built."""
+
+    tokenizer: PreTrainedTokenizerFast
+    model: JointModel
+    spoken: Mapping[str, Sequence[str]]  # the wordings by task, "sequential" first
+    asked: list[Wording]
+    tasks: list[Task]
+    serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
+    reread: Callable[[], None] | None  # brings what the indexers read up to date with the LLM
+    anew: Callable[[], Churn] | None  # makes the items' index anew, from texts and behaviour
+    facts: dict[str, Any]
+    whitenings: dict[Kind, Whitening]
+
+
+def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Parts:
+    """Backbone, embeddings, warmed-up generators, tables, extended vocabulary, tasks."""
+    device = choose_device(settings.training.device)
+    split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
+    texts = _texts(dataset, split.train, settings)
+    known = reads_of(split.train.lengths, settings) if settings.indexer.user_reads == "half" else None
+    material = gather(dataset, split.train, settings.tasks.use if settings.tasks.share else (),
+                      users=bool(texts.users), reads=known, substitutes=settings.tasks.substitutes)  # fmt: skip
+    spoken = WORDINGS | (read_wordings(Path(settings.tasks.prompts)) if settings.tasks.prompts else {})
+    progress("backbone", 0, 1, settings.backbone.name)
+    said = [*SEQUENTIAL, *QUESTION, HISTORY_FIRST, *(text for task in material.rows for text in spoken[task])]
+    tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
+    if settings.backbone.lora_rank:
+        check_targets(llm, settings.backbone.lora_targets)  # before the texts are encoded
+    tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),
+                        max_tokens=settings.tasks.max_tokens, max_history=settings.data.max_history)  # fmt: skip
+    llm.to(device)  # type: ignore[arg-type]
+    read_as = _encoded(texts, llm, tokenizer, settings, progress)
+    branches = {kind: make_branch(kind, found, settings, progress) for kind, found in read_as.items()}
+    vocabulary, llm = _extended(llm, tokenizer, branches, read_as, texts, settings)
+    r, t = settings.regulator, settings.training
+    model = JointModel(
+        llm,
+        vocabulary,
+        branches["item"],
+        branches.get("user"),
+        Regulator(r.beta1, r.beta2, r.temperature, r.literal),
+        normalise=settings.decoding.normalise,
+        dropout=t.dropout,
+        label_smoothing=t.label_smoothing,
+        gradient=t.gradient,
+        reconstruction=r.reconstruction,
+        bos=tokenizer.bos_token_id,
+        dtype=computing_type(t.bf16, device),
+    ).to(device)
+    sequential = INSTRUCTIONS[t.instruction]
+    asked = wordings(tokenizer, sequential)
+    facts = {f"{kind}s without text": found.without_text for kind, found in read_as.items()}
+    whitenings = {kind: found.whitening for kind, found in read_as.items()}
+    return Parts(
+        tokenizer,
+        model,
+        {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks},
+        asked,
+        tasks,
+        partial(_serving_users, model, settings),
+        partial(_reread, model, tokenizer, texts, whitenings, settings) if reads_again(settings) else None,
+        _reindex(model, read_as["item"].embeddings, split.train, asked[0], tokenizer, settings, progress)
+        if learns_behaviour(settings)
+        else None,
+        facts | {"tasks": material.facts(), "generators": {"start": surveyed(model)}},
+        whitenings,
+    )
+
+
+def _texts(dataset: Dataset, train: Histories, settings: Settings) -> Texts:
+    limit = settings.data.max_characters
+    items = item_texts(dataset, limit)
+    if not settings.indexer.users:
+        return Texts(items, [], [])
+    early = user_texts(dataset, reads_of(train.lengths, settings), limit)
+    return Texts(items, user_texts(dataset, train.lengths, limit), early)
+
+
+def _encoded(
+    texts: Texts,
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    progress: Progress,
+) -> dict[Kind, Encoded]:
+    """Eq. 2 for items, and for users of whom training may show less than recommending does."""
+    found: dict[Kind, Encoded] = {"item": encode(texts.items, llm, tokenizer, settings, "items", progress)}
+    if texts.users:
+        both = encode([*texts.users, *texts.early], llm, tokenizer, settings, "users", progress)
+        count = len(texts.users)
+        found["user"] = both._replace(
+            raw=both.raw[count:],
+            embeddings=both.embeddings[count:],
+            serving=both.embeddings[:count],
+            without_text=sum(not text for text in texts.users),
+        )
+    return found
+
+
+def _extended(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    branches: Mapping[Kind, Branch],
+    read_as: Mapping[Kind, Encoded],
+    texts: Texts,
+    settings: Settings,
+) -> tuple[IndexVocabulary, PreTrainedModel]:
+    """The LLM with index tokens, whose rows start from what their entities mean, and with adapters where asked for."""
+    b = settings.backbone
+    vocabulary = IndexVocabulary(
+        len(tokenizer), settings.indexer.items, settings.indexer.users, SUFFIXES, SUFFIXES if texts.users else 0
+    )
+    if not head_is_plain(llm):
+        raise BackboneError(
+            f"the head of {b.name} scales or caps its logits, which training does not do: "
+            "choose a backbone whose logits are head(states)"
+        )
+    if b.untie:
+        untie(llm)
+    raw = {kind: found.raw for kind, found in read_as.items()}
+    if layer_of(settings) != 0:  # the rows live among the token embeddings, whatever layer the generators read
+        reads = settings.encoding.max_tokens
+        shown: dict[Kind, list[str]] = {"item": texts.items, "user": texts.early}
+        raw = {kind: encode_texts(llm, tokenizer, shown[kind], layer=0, max_tokens=reads) for kind in raw}
+    vocabulary.extend(tokenizer, llm, seed=settings.seed)
+    for kind, branch in branches.items():
+        start_rows(llm, vocabulary, branch, raw[kind])
+    if b.lora_rank:
+        llm = add_lora(llm, b.lora_rank, b.lora_alpha, b.lora_dropout, b.lora_targets)
+        vocabulary.train_rows(llm)
+    if settings.training.gradient_checkpointing:
+        keep_less(llm)
+    return vocabulary, llm
+
+
+def _serving_users(model: JointModel, settings: Settings) -> IndexTable | None:
+    if model.users is None or model.users.serving is None:
+        return None
+    return build(model.users.indexer, model.users.serving, settings.indexer.separate, SUFFIXES)
+
+
+def _reread(
+    model: JointModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Texts,
+    whitenings: Mapping[Kind, Whitening],
+    settings: Settings,
+) -> None:
+    """X_T anew (D-LSH). The whitening is kept, or the axes would turn under the planes and codes flip without a reason;
+    the mean is not, since training moves all states alike."""
+    was_training = model.llm.training
+    model.llm.eval()
+    for branch in model.branches():
+        shown = texts.items if branch.kind == "item" else [*texts.users, *texts.early]
+        raw = fill(read(shown, model.llm, tokenizer, settings), shown)
+        now = whitenings[branch.kind].apply(raw).to(branch.embeddings.device)
+        cast(RandomHyperplanes, branch.indexer).recentre(now)
+        branch.embeddings = now[-len(branch.embeddings) :]
+        if branch.serving is not None:
+            branch.serving = now[: len(branch.serving)].clone()
+    model.llm.train(was_training)
+
+
+def _reindex(
+    model: JointModel,
+    texts: Tensor,
+    train: Histories,
+    wording: Wording,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    progress: Progress,
+) -> Reindex:
+    plan = SequentialPlan(
+        train, [wording], has_users=False, max_history=settings.data.max_history, dense=wording.open_ended
+    )
+    pad = tokenizer.pad_token_id or 0
+    return Reindex(
+        model,
+        texts,
+        settings.indexer.behaviour,
+        lambda: PackedBatches(plan, model.index_tokens, pad, seed=settings.seed).epoch(),
+        partial(fit_generator, "item", settings=settings, progress=progress),
+        settings.indexer.separate,
+        SUFFIXES,
+    )
+
+
+def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
+    """The model as it is now, as a recommender."""
+    model = parts.model
+    return GenerativeRecommender(
+        model.llm,
+        model.vocabulary,
+        model.items.table,
+        parts.serving_users(),
+        parts.asked,
+        beam=settings.decoding.beam,
+        max_history=settings.data.max_history,
+        normalise=settings.decoding.normalise,
+        dtype=model.dtype,
+    )
+
+
+def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
+    """The model's part of a run folder."""
+    model = parts.model
+    (folder / "index").mkdir(parents=True)
+    merge_lora(model.llm).save_pretrained(folder / "model")
+    parts.tokenizer.save_pretrained(folder / "model")
+    save_wordings(folder, parts.spoken)
+    model.items.table.save(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
+    users = parts.serving_users()
+    if users is not None:
+        users.save(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())
+    state: dict[str, Tensor] = {}
+    for branch in model.branches():
+        whitening = parts.whitenings[branch.kind]
+        state |= {f"{branch.kind}.quantiser.{name}": weight for name, weight in branch.indexer.state_dict().items()}
+        state |= {f"{branch.kind}.whitening.{name}": value for name, value in whitening._asdict().items()}
+    save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "indexer.safetensors")
+
+
+def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    b = settings.backbone
+    if not b.name:
+        raise ConfigError("backbone.name is empty, as the preset paper leaves it: give a folder or a Hugging Face "
+                          "name, such as --set backbone.name=backbones/smollm2-135m")  # fmt: skip
+    if b.load_in_4bit and (b.name == "tiny" or not b.lora_rank):
+        raise ConfigError("backbone.load_in_4bit holds a pretrained LLM frozen and trains adapters beside it: set "
+                          "backbone.name to one and backbone.lora_rank above 0, for example 8")  # fmt: skip
+    if b.name == "tiny":
+        return build_tiny(
+            texts,
+            hidden=b.hidden,
+            layers=b.layers or 4,
+            heads=b.heads,
+            intermediate=b.intermediate,
+            vocabulary=b.vocabulary,
+            attention_dropout=settings.training.attention_dropout,
+            seed=settings.seed,
+        )
+    tokenizer, llm = load_backbone(b.name, b.layers, b.load_in_4bit)
+    if hasattr(llm.config, "attention_dropout"):
+        llm.config.attention_dropout = settings.training.attention_dropout
+        for module in llm.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = settings.training.attention_dropout  # type: ignore[assignment]
+    return prune_vocabulary(tokenizer, llm, texts) if b.prune_vocabulary else (tokenizer, llm)
+
+
+def reads_of(lengths: np.ndarray, settings: Settings) -> np.ndarray:
+    return (lengths + 1) // 2 if settings.indexer.user_reads == "half" else lengths
