@@ -70,6 +70,7 @@ def fit(
                 history.setdefault(name, []).append(mean)
             if progress:
                 progress(epoch, totals)
+        optimiser.zero_grad()  # a joint training that goes on must not add to the last step's
     return history
 
 

@@ -85,3 +85,11 @@ def test_forgetting_clears_the_moments_of_the_restarted_rows_only():
     before = moments.clone()
     forget(optimiser, quantiser, [(1, 2)])
     assert (moments[2] == 0).all() and torch.equal(moments[[0, 1, 3, 4, 5, 6, 7]], before[[0, 1, 3, 4, 5, 6, 7]])
+
+
+def test_a_fit_leaves_no_gradients_behind():
+    """Joint training goes on from here and would add to them."""
+    torch.manual_seed(0)
+    quantiser = VariationalQuantiser(6, (), 4, (3, 2))
+    fit(quantiser, torch.randn(40, 6), epochs=2, batch=16)
+    assert all(weight.grad is None for weight in quantiser.parameters())
