@@ -23,7 +23,7 @@ from ed2rec.ensemble import Ensemble
 from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, DataError, Ed2Error, IndexCollapse, RunError
 from ed2rec.evaluation.ranking import Evaluation, evaluate, evaluate_wordings
-from ed2rec.recommender import Recommender, check_k
+from ed2rec.recommender import Recommendations, Recommender, check_k
 
 if TYPE_CHECKING:
     from ed2rec.telling import Teller
@@ -237,6 +237,11 @@ def recommend(
     else:
         recommender = run.recommender if ensemble is None else asking_all(run, ensemble)
         best = recommender.recommend(Histories.from_lists([history]), np.array([user], dtype=np.int64), k)
+    return _answer(dataset, history, best)
+
+
+def _answer(dataset: Dataset, history: Sequence[int], best: Recommendations) -> Answer:
+    """The first row of recommendations, without padding, beside the history."""
     shown = best.items[0] >= 0
     return Answer(
         items_of(dataset, history), items_of(dataset, best.items[0][shown].tolist()), best.scores[0][shown].tolist()
@@ -308,10 +313,8 @@ def explain(run: LoadedRun, user_id: str, k: int = 5, *, held_out: bool = False)
     taken = dataset.histories[user]
     history = taken[:-1] if held_out else taken
     best = run.recommender.recommend(Histories.from_lists([history]), np.array([user], dtype=np.int64), k)
+    answer = _answer(dataset, history.tolist(), best)
     numbers = best.items[0][best.items[0] >= 0].tolist()
-    answer = Answer(
-        items_of(dataset, history.tolist()), items_of(dataset, numbers), best.scores[0][: len(numbers)].tolist()
-    )
     written = teller.titles(numbers) if "title" in teller.wordings else None
     preference = teller.preference(user, history) if "preference" in teller.wordings else None
     target = items_of(dataset, taken[-1:].tolist())[0] if held_out else None

@@ -7,7 +7,7 @@ of the prompt of the same user one item later. The paper prints one wording with
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -155,12 +155,8 @@ def task_wordings(tokenizer: PreTrainedTokenizerFast, task: str, texts: Sequence
     """Of another task (a key of FORMS): plain, and where its form allows it each with the history before it as well."""
     needs, with_history = FORMS[task]
     plain = [Wording.of(text, tokenizer, needs, needs[-1]) for text in texts]
-    longer = [Wording.of(text, tokenizer, ("history", *needs), needs[-1]) for text in histories_first(texts)]
+    longer = [Wording.of(HISTORY_FIRST + text, tokenizer, ("history", *needs), needs[-1]) for text in texts]
     return plain + longer if with_history else plain
-
-
-def histories_first(texts: Sequence[str]) -> Iterator[str]:
-    yield from (HISTORY_FIRST + text for text in texts)
 
 
 def read_wordings(path: Path) -> dict[str, tuple[str, ...]]:
