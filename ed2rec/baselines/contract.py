@@ -1,0 +1,66 @@
+"""What one trainer, one set of losses and one evaluator need to know of a learned baseline.
+
+    score(j | history, user) = <state(history, user), v_j> + b_j
+
+All twelve have this form (AttRec's distance too, up to what does not depend on j), so full softmax, sampled losses and
+ranking are written once. A model is an `nn.Module` that knows neither its trainer nor any settings.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ed2rec.baselines.sequences import Sequences
+
+Loss = Literal["softmax", "bce", "bpr", "top1", "hinge"]
+
+
+class SequenceModel(nn.Module):
+    """The contract, with what most members share. Stability: full.
+
+    every_position: whether `states` answers at each position from what stands before it (and at it) alone; then a
+    user's targets are learned in one pass. own_loss, own_negatives: what its paper trains with.
+    """
+
+    every_position: ClassVar[bool] = False
+    own_loss: ClassVar[Loss] = "softmax"
+    own_negatives: ClassVar[int] = 1
+
+    def states(self, batch: Sequences) -> Tensor:
+        """(B, L, H) where `every_position`, else (B, H) after the last item. Finite for an empty history too."""
+        raise NotImplementedError
+
+    def output(self) -> tuple[Tensor, Tensor | None]:
+        """v: (K, H), and b: (K,) or None."""
+        raise NotImplementedError
+
+    def final(self, batch: Sequences) -> Tensor:
+        """(B, H): the state from which the next item is recommended."""
+        found = self.states(batch)
+        return batch.last(found) if self.every_position else found
+
+    def supervised(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """States (S, H), targets (S,) and users (S,) of one training batch. draw: for models that mask at random."""
+        assert batch.targets is not None
+        asked = batch.targets < batch.catalogue
+        found = self.states(batch)
+        users = batch.users[:, None].expand_as(asked)[asked]
+        if self.every_position:
+            return found[asked], batch.targets[asked], users
+        return found, batch.targets[asked], users  # one per row, in order of rows
+
+    def pretraining_loss(self, batch: Sequences, draw: torch.Generator) -> Tensor:
+        """Scalar: what is minimised before the recommendation loss, in models that are pre-trained (S³-Rec)."""
+        raise NotImplementedError
+
+
+def padded_embedding(count: int, width: int) -> nn.Embedding:
+    """(count + 1, width), the last row zero and never trained: that of the padding. N(0, 0.02²)."""
+    table = nn.Embedding(count + 1, width, padding_idx=count)
+    nn.init.normal_(table.weight, std=0.02)
+    with torch.no_grad():
+        table.weight[count] = 0
+    return table

@@ -1,0 +1,113 @@
+"""What the learned baselines minimise: each a pure function of states, output table and targets.
+
+Letters: S supervised states, H width, K catalogue, C negatives per state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ed2rec.data.dataset import Histories
+
+CHUNK = 2**21
+"""Logits computed at a time: a chunk stays in the processor's cache."""
+
+
+class _SoftmaxCrossEntropy(torch.autograd.Function):
+    """Loss and both gradients in one pass over chunks of rows, so that (S, K) logits never exist at once."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        rows, n = max(1, CHUNK // len(table)), len(states)
+        grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        total = states.new_zeros(())
+        for low in range(0, n, rows):
+            s, t = states[low : low + rows], targets[low : low + rows]
+            logits = s @ table.T if bias is None else torch.addmm(bias, s, table.T)
+            total = total - logits.gather(1, t[:, None]).sum()
+            top = logits.max(1, keepdim=True).values
+            p = logits.sub_(top).exp_()
+            mass = p.sum(1, keepdim=True)
+            total = total + (mass.log() + top).sum()
+            p.div_(mass * n)
+            p[torch.arange(len(t), device=t.device), t] -= 1 / n
+            torch.mm(p, table, out=grad_states[low : low + rows])
+            grad_table.addmm_(p.T, s)
+            if grad_bias is not None:
+                grad_bias += p.sum(0)
+        ctx.save_for_backward(grad_states, grad_table, grad_bias)
+        return total / n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        states, table, bias = ctx.saved_tensors
+        return grads[0] * states, grads[0] * table, None if bias is None else grads[0] * bias, None
+
+
+def softmax(states: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """- mean_s log softmax_j(<h_s, v_j> + b_j)[target_s]   over the whole catalogue.
+
+    states: (S, H), S >= 1; table: (K, H); bias: (K,) or None; targets: (S,) int64.
+    """
+    return _SoftmaxCrossEntropy.apply(states.float(), table.float(), None if bias is None else bias.float(), targets)
+
+
+def sampled_scores(states: Tensor, table: Tensor, bias: Tensor | None, items: Tensor) -> Tensor:
+    """(S, C): <h_s, v_j> + b_j for the items (S, C) of each state."""
+    scores = torch.einsum("sh,sch->sc", states, table[items])
+    return scores if bias is None else scores + bias[items]
+
+
+def bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """mean of  - log σ(s⁺) - 1/C Σ log(1 - σ(s⁻)).  positive: (S, 1), negative: (S, C)."""
+    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """mean of  - log σ(s⁺ - s⁻)  (Rendle et al. 2009)."""
+    return F.softplus(negative - positive).mean()
+
+
+def top1(positive: Tensor, negative: Tensor) -> Tensor:
+    """mean of  σ(s⁻ - s⁺) + σ(s⁻²)  (Hidasi et al. 2016)."""
+    return (torch.sigmoid(negative - positive) + torch.sigmoid(negative**2)).mean()
+
+
+def hinge(positive: Tensor, negative: Tensor, margin: float = 0.5) -> Tensor:
+    """mean of  max(0, margin - s⁺ + s⁻)  (AttRec's, on negative distances)."""
+    return F.relu(margin - positive + negative).mean()
+
+
+SAMPLED = {"bce": bce, "bpr": bpr, "top1": top1, "hinge": hinge}
+
+
+class Negatives:
+    """Draws items, uniformly, that a user has not taken in training."""
+
+    ROUNDS = 8
+    """Draws of one negative; a user who took nearly everything keeps the last one."""
+
+    def __init__(self, train: Histories, catalogue: int):
+        users = np.repeat(np.arange(len(train)), train.lengths)
+        taken: NDArray[np.int64] = np.unique(users.astype(np.int64) * catalogue + train.flat)
+        self.taken, self.catalogue = torch.from_numpy(taken), catalogue
+
+    def draw(self, users: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """(S, count) int64 on the users' device; users: (S,)."""
+        found = torch.randint(self.catalogue, (len(users), count), generator=generator)
+        start = users.cpu()[:, None] * self.catalogue
+        for _ in range(self.ROUNDS):
+            key = start + found
+            at = torch.searchsorted(self.taken, key).clamp(max=len(self.taken) - 1)
+            bad = self.taken[at] == key
+            if not bool(bad.any()):
+                break
+            found[bad] = torch.randint(self.catalogue, (int(bad.sum()),), generator=generator)
+        return found.to(users.device)
