@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-
-class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+from ed2rec import baseline_settings as baselines
+from ed2rec.setting_group import Group
 
 
 class DataSettings(Group):
@@ -188,11 +187,6 @@ class DecodingSettings(Group):
     """What a code's probability is normalised over, in training and decoding: its level's codes or every token."""
 
 
-class TextKnnSettings(Group):
-    last: int = Field(default=3, ge=1)
-    """Items of the history, the latest, whose neighbours are recommended."""
-
-
 class Settings(Group):
     """Everything that decides what a run becomes, except the data."""
 
@@ -208,7 +202,10 @@ class Settings(Group):
     tasks: TaskSettings = TaskSettings()
     regulator: RegulatorSettings = RegulatorSettings()
     decoding: DecodingSettings = DecodingSettings()
-    textknn: TextKnnSettings = TextKnnSettings()
+    baseline: baselines.BaselineSettings = baselines.BaselineSettings()
+    sasrec: baselines.TransformerSettings = baselines.TransformerSettings()
+    gru4rec: baselines.Gru4RecSettings = baselines.Gru4RecSettings()
+    textknn: baselines.TextKnnSettings = baselines.TextKnnSettings()
 
     def to_yaml(self) -> str:
         """The resolved copy; `resolve(file=…)` reads it back to an equal object."""

@@ -1,0 +1,61 @@
+"""What can be set for the baselines: one group that all learned ones share, and one for what a model has of its own.
+
+`--model NAME` starts from the preset of that name, which holds the values of its paper; presets NAME-DATASET hold what
+a search found (`ed2 tune`). With a baseline, `--set epochs=1` is short for `--set baseline.epochs=1`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ed2rec.setting_group import Group
+
+
+class BaselineSettings(Group):
+    epochs: int = Field(default=200, ge=1)
+    """Most passes over the training targets."""
+    patience: int = Field(default=10, ge=1)
+    """Training stops after so many epochs without a better validation NDCG@10."""
+    batch: int = Field(default=128, ge=1)
+    """Histories in one step: a user's whole history where the model answers at every position, else one per target."""
+    lr: float = Field(default=1e-3, gt=0, le=1)
+    """Learning rate of AdamW."""
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """AdamW's decoupled weight decay."""
+    width: int = Field(default=64, ge=2)
+    """Width of the item embeddings."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Dropout, where the model's paper has it."""
+    max_history: int = Field(default=50, ge=1, le=1000)
+    """Items of history that are read, the latest ones."""
+    loss: Literal["softmax", "own"] = "softmax"
+    """softmax: cross-entropy over the whole catalogue; own: what the model's paper trains with."""
+    negatives: int | None = Field(default=None, ge=1)
+    """Sampled negatives per target where the loss has any; none: as many as in the model's paper."""
+    bf16: bool | Literal["auto"] = "auto"
+    """bfloat16 in the model, not in loss and ranking; auto: on a GPU that computes in it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes the first accelerator."""
+
+
+class TransformerSettings(Group):
+    layers: int = Field(default=2, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(default=2, ge=1)
+    """Attention heads; must divide baseline.width."""
+    inner: int = Field(default=256, ge=1)
+    """Width of the feed-forward layers."""
+
+
+class Gru4RecSettings(Group):
+    hidden: int = Field(default=128, ge=1)
+    """Width of the recurrent state."""
+    layers: int = Field(default=1, ge=1)
+    """Recurrent layers."""
+
+
+class TextKnnSettings(Group):
+    last: int = Field(default=3, ge=1)
+    """Items of the history, the latest, whose neighbours are recommended."""

@@ -1,0 +1,198 @@
+"""One trainer for every learned baseline: batches, one loss, AdamW, and the state that validates best.
+
+Walk of a batch: `Training` → `SequenceModel.supervised` (states, targets) → a loss over the whole catalogue or over
+sampled negatives → AdamW. After each epoch all validation users are ranked; training stops when NDCG@10 has not risen
+for `patience` epochs. Every random choice of an epoch follows from the seed and its number, so a training that was
+interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ed2rec.baselines import losses
+from ed2rec.baselines.contract import Loss
+from ed2rec.baselines.learned import Learned
+from ed2rec.baselines.sequences import Sequences, Training
+from ed2rec.data.splits import LeaveOneOut
+from ed2rec.errors import RunError
+from ed2rec.evaluation.metrics import reported
+from ed2rec.files import replace_file
+
+Progress = Callable[[str, int, int, str], None]
+Watch = Callable[[int, float], None]
+"""Called with (epoch, validation NDCG@10); may raise to stop a training that a search has given up."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How a baseline is trained. loss None: the model's own; negatives None: the number of its paper.
+
+    patience: epochs without a better validation NDCG@10 before training stops. pretraining: epochs of the model's
+    pre-training, where it has one.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    loss: Loss | None
+    negatives: int | None
+    patience: int
+    pretraining: int
+    bf16: bool
+    seed: int
+
+
+@dataclass
+class Course:
+    """How far a training has come; what a checkpoint holds beside tensors."""
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train_baseline(
+    learned: Learned,
+    split: LeaveOneOut,
+    budget: Budget,
+    *,
+    workspace: Path,
+    stamp: str,
+    resume: bool = False,
+    progress: Progress = lambda *_: None,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Fit `learned.model` in place and leave it at its best state; returns what was measured.
+
+    stamp: names the settings and the data; a checkpoint of others is refused. Raises RunError where there is nothing
+    to resume, or the loss is no longer finite.
+    """
+    model = learned.model
+    device = next(model.parameters()).device
+    data = Training(split.train, catalogue=learned.catalogue, longest=learned.longest,
+                    every_position=model.every_position, batch=budget.batch, seed=budget.seed)  # fmt: skip
+    steps = _Steps(learned, split, budget)
+    course, best = Course(), _copy(model)
+    if resume:
+        course, best = _restore(workspace, stamp, steps)
+    elif workspace.exists():
+        shutil.rmtree(workspace)
+    total = budget.pretraining + budget.epochs
+    while course.epoch < total and course.epoch - max(course.best_epoch, budget.pretraining) < budget.patience:
+        torch.manual_seed(hash((budget.seed, course.epoch)) & 0x7FFFFFFF)  # dropout
+        draw = torch.Generator().manual_seed(budget.seed * 100_003 + course.epoch)
+        pretraining = course.epoch < budget.pretraining
+        model.train()
+        loss, batches = 0.0, 0
+        for number, batch in enumerate(data.epoch(course.epoch), start=1):
+            loss += steps.take(batch.to(device), draw, pretraining)
+            batches = number
+        course.epoch += 1
+        row = {"epoch": course.epoch, "loss": loss / max(batches, 1)}
+        if not math.isfinite(row["loss"]):
+            raise RunError(f"the loss of epoch {course.epoch} is {row['loss']}: lower baseline.lr ({budget.lr:g})")
+        if not pretraining:
+            row |= {f"valid_{name}": value for name, value in reported(learned.ranks(split.valid)).items()}
+            if row["valid_NDCG@10"] > course.best:
+                course.best, course.best_epoch, best = row["valid_NDCG@10"], course.epoch, _copy(model)
+        course.history.append(row)
+        note = f"loss {row['loss']:.3f}" + ("" if pretraining else f"  valid NDCG@10 {row['valid_NDCG@10']:.4f}")
+        progress("training", course.epoch, total, note)
+        _keep(workspace, stamp, course, best, steps)
+        if watch is not None and not pretraining:
+            watch(course.epoch, course.best)
+    model.load_state_dict(best)
+    return {"best_epoch": course.best_epoch, "epochs": course.epoch, "targets_per_epoch": data.targets,
+            "parameters": sum(p.numel() for p in model.parameters()), "valid_NDCG@10": course.best,
+            "curve": course.history}  # fmt: skip
+
+
+class _Steps:
+    """Optimiser and loss of one training."""
+
+    def __init__(self, learned: Learned, split: LeaveOneOut, budget: Budget):
+        self.model = learned.model
+        self.loss: Loss = budget.loss or self.model.own_loss
+        self.negatives = budget.negatives or self.model.own_negatives
+        self.sampler = None if self.loss == "softmax" else losses.Negatives(split.train, learned.catalogue)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=budget.lr, weight_decay=budget.weight_decay)
+        self.half = budget.bf16
+
+    def take(self, batch: Sequences, draw: torch.Generator, pretraining: bool) -> float:
+        """One step; the loss before it."""
+        with self._precision(batch.items.device.type):
+            value = self.model.pretraining_loss(batch, draw) if pretraining else self._objective(batch, draw)
+        self.optimiser.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+        return float(value.detach())
+
+    def _objective(self, batch: Sequences, draw: torch.Generator) -> Tensor:
+        states, targets, users = self.model.supervised(batch, draw)
+        table, bias = self.model.output()
+        if self.sampler is None:
+            return losses.softmax(states, table, bias, targets)
+        drawn = self.sampler.draw(users, self.negatives, draw)
+        scores = losses.sampled_scores(states.float(), table, bias, torch.cat([targets[:, None], drawn], 1))
+        return losses.SAMPLED[self.loss](scores[:, :1], scores[:, 1:])
+
+    def _precision(self, device: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device, torch.bfloat16) if self.half else nullcontext()
+
+
+def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _keep(workspace: Path, stamp: str, course: Course, best: dict[str, Tensor], steps: _Steps) -> None:
+    """One file, replaced as a whole: weights now, weights at the best epoch, AdamW's moments, and the course."""
+    tensors = {f"now.{name}": value.contiguous() for name, value in steps.model.state_dict().items()}
+    tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
+    for number, state in steps.optimiser.state_dict()["state"].items():
+        tensors |= {f"adamw.{number}.{name}": value.clone() for name, value in state.items()}
+    folder = workspace / "checkpoint-last"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replace_file(folder / "state.safetensors") as file:
+        save_file(tensors, file, {"stamp": stamp, "course": json.dumps(asdict(course))})
+    (folder / "complete").touch()
+
+
+def _restore(workspace: Path, stamp: str, steps: _Steps) -> tuple[Course, dict[str, Tensor]]:
+    from safetensors import safe_open
+
+    path = workspace / "checkpoint-last" / "state.safetensors"
+    if not path.is_file():
+        raise RunError(f"no complete checkpoint in {workspace}: train without --resume")
+    with safe_open(path, "pt") as file:
+        kept = file.metadata()
+    if kept["stamp"] != stamp:
+        raise RunError(f"the checkpoint in {workspace} is of other settings or data: resume with the same ones, or "
+                       "train without --resume")  # fmt: skip
+    tensors, parts = load_file(path), {"now": {}, "best": {}}  # type: ignore[var-annotated]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, name = key.split(".", 1)
+        if kind == "adamw":
+            number, name = name.split(".", 1)
+            moments.setdefault(int(number), {})[name] = value
+        else:
+            parts[kind][name] = value
+    steps.model.load_state_dict(parts["now"])
+    groups = steps.optimiser.state_dict()["param_groups"]
+    steps.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    return Course(**json.loads(kept["course"])), parts["best"]
