@@ -73,7 +73,7 @@ class ItemNeighbours:
 def _binary(flat: NDArray[np.int32], offsets: NDArray[np.int64], catalogue: int) -> sparse.csr_matrix:
     """(n, K) float32: 1 where the row has the item, however often."""
     shape = (len(offsets) - 1, catalogue)
-    # A copy, because the duplicates are found by sorting each row in place, and a history's order is not ours to change.
+    # A copy, because duplicates are found by sorting each row in place, and a history's order is not ours to change.
     table = sparse.csr_matrix((np.ones(len(flat), np.float32), flat.copy(), offsets.copy()), shape=shape)
     table.sum_duplicates()
     table.data[:] = 1

@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_a_step_from_one_user_to_the_next_is_none():
 @given(LOGS, st.sampled_from([0.5, 10.0]))
 def test_scores_agree_with_counting_in_plain_python(lists, smoothing):
     model = Markov.fit(Histories.from_lists(lists), 5, smoothing=smoothing)
-    steps = Counter((a, b) for items in lists for a, b in zip(items, items[1:], strict=False))
+    steps = Counter((a, b) for items in lists for a, b in pairwise(items))
     taken = Counter(item for items in lists for item in items)
     scores = model.scores(Histories.from_lists([[i] for i in range(5)]), None)
     for i in range(5):
