@@ -58,7 +58,7 @@ def paired_t_test(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Co
 
         d_u = a_u - b_u;   t = mean(d) / (s_d / sqrt(n));   p = 2 P(T > |t|),  T Student's with n - 1 degrees of freedom
 
-    a, b: (n,) one metric per user, same users in the same order, n >= 2. The interval is mean(d) ± t(n-1) s_d / sqrt(n).
+    a, b: (n,) one metric per user, same users in the same order, n >= 2. Interval: mean(d) ± t(n-1) s_d / sqrt(n).
     Where every user differs by the same, p is 1 for no difference and 0 for any other.
     """
     d = _differences(a, b)
