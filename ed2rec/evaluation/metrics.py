@@ -5,7 +5,7 @@ A rank is 1 for the best item. MISSED stands for "not in the list"; it is beyond
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -88,6 +88,15 @@ def bound_violations(row: Mapping[str, float], tolerance: float = 1e-9) -> list[
         if not low - slack <= row[f"NDCG@{k}"] <= high + slack:
             found.append(f"NDCG@{k} = {row[f'NDCG@{k}']:.4f} is outside [{low:.4f}, {high:.4f}], what its HR allow")
     return found
+
+
+def printed_violations(values: Sequence[float], digits: int = 4) -> list[str]:
+    """What is impossible in a row of a published table; empty where it is within bounds, so that ours may be compared.
+
+    values: the five metrics in the order of REPORTED, rounded to so many digits. A row that contradicts itself was
+    measured by another protocol than one target per user, ranked once.
+    """
+    return bound_violations(dict(zip(REPORTED, values, strict=True)), tolerance=0.5 * 10**-digits)
 
 
 def check_bound(row: Mapping[str, float]) -> None:
