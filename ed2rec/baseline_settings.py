@@ -49,11 +49,88 @@ class TransformerSettings(Group):
     """Width of the feed-forward layers."""
 
 
+class Bert4RecSettings(TransformerSettings):
+    masked: float = Field(default=0.2, gt=0, lt=1)
+    """Share of a history's items that are hidden and asked for."""
+    only_last: float = Field(default=0.5, ge=0, le=1)
+    """Share of the histories in which only the last item is hidden, as when recommending."""
+
+
+class S3RecSettings(TransformerSettings):
+    masked: float = Field(default=0.2, gt=0, lt=1)
+    """Share of a history's items that are hidden in pre-training."""
+    pretraining: int = Field(default=100, ge=0)
+    """Epochs of pre-training, before baseline.epochs."""
+
+
+class FmlpRecSettings(Group):
+    layers: int = Field(default=2, ge=1)
+    """Filter blocks."""
+    inner: int = Field(default=256, ge=1)
+    """Width of the feed-forward layers."""
+
+
+class CaserSettings(Group):
+    window: int = Field(default=5, ge=1)
+    """Latest items that are looked at."""
+    vertical: int = Field(default=4, ge=1)
+    """Vertical filters."""
+    horizontal: int = Field(default=16, ge=1)
+    """Horizontal filters of each height."""
+
+
+class HgnSettings(Group):
+    window: int = Field(default=5, ge=1)
+    """Latest items that are looked at."""
+
+
 class Gru4RecSettings(Group):
     hidden: int = Field(default=128, ge=1)
     """Width of the recurrent state."""
     layers: int = Field(default=1, ge=1)
     """Recurrent layers."""
+
+
+class NarmSettings(Gru4RecSettings):
+    dropout_context: float = Field(default=0.5, ge=0, lt=1)
+    """Dropout of what the attention has gathered; baseline.dropout is that of the items."""
+
+
+class SrGnnSettings(Group):
+    steps: int = Field(default=1, ge=1)
+    """Propagations over the graph of a history."""
+
+
+class MaGnnSettings(Group):
+    window: int = Field(default=5, ge=1)
+    """Latest items, the short term; the items before them are the long term."""
+    steps: int = Field(default=2, ge=1)
+    """Propagations over the items of the window."""
+    heads: int = Field(default=20, ge=1)
+    """Attention heads over the long term."""
+    units: int = Field(default=20, ge=1)
+    """Slots of the memory."""
+
+
+class AttRecSettings(Group):
+    window: int = Field(default=5, ge=1)
+    """Latest items that are looked at."""
+    omega: float = Field(default=0.3, ge=0, le=1)
+    """Weight of the long-term taste beside that of the window."""
+
+
+class ItemKnnSettings(Group):
+    neighbours: int = Field(default=100, ge=1)
+    """Neighbours kept per item."""
+    shrink: float = Field(default=10.0, ge=0)
+    """Users added to the denominator of the cosine: how little a similarity from few users is trusted."""
+    last: int | None = Field(default=None, ge=1)
+    """Items of the history, the latest, whose neighbours are recommended; none: all."""
+
+
+class MarkovSettings(Group):
+    smoothing: float = Field(default=1.0, gt=0)
+    """Weight of popularity beside the transitions that were counted."""
 
 
 class TextKnnSettings(Group):
