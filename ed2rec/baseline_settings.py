@@ -122,10 +122,10 @@ class AttRecSettings(Group):
 class ItemKnnSettings(Group):
     neighbours: int = Field(default=100, ge=1)
     """Neighbours kept per item."""
-    shrink: float = Field(default=10.0, ge=0)
-    """Users added to the denominator of the cosine: how little a similarity from few users is trusted."""
-    last: int | None = Field(default=None, ge=1)
-    """Items of the history, the latest, whose neighbours are recommended; none: all."""
+    shrinkage: float = Field(default=50.0, ge=0)
+    """Added to the denominator of the cosine: how little a similarity that few users speak for is trusted."""
+    last: int = Field(default=5, ge=0)
+    """Items of the history, the latest, whose neighbours are recommended; 0: all."""
 
 
 class MarkovSettings(Group):

@@ -12,7 +12,7 @@ import ed2rec
 
 ROOT = Path(ed2rec.__file__).parent
 LINES = """
-errors settings config environment
+errors setting_group baseline_settings settings config environment device
 data
 recommender ensemble encoding adaptation backbone files
 evaluation indexers
