@@ -6,6 +6,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """Weights N(0, 0.02²), bias 0: what stands around the blocks and starts as they do."""
+    made = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(made.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(made.bias)
+    return made
+
+
 class Block(nn.Module):
     """x ← LayerNorm(x + Attention(x));  x ← LayerNorm(x + W2 GELU(W1 x))   (post-norm, as in BERT)."""
 

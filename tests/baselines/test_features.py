@@ -1,0 +1,52 @@
+import polars as pl
+import pytest
+from shops import dataset_of
+
+from ed2rec.baselines.features import Field, item_fields, merged
+from ed2rec.errors import DataError
+
+
+def shop(categories: list[str], brands: list[str]):
+    dataset = dataset_of([[0, 1, 2]], [f"item {n}" for n in range(len(brands))], name="music")
+    dataset.items.replace_column(3, pl.Series("brand", brands))
+    dataset.items.replace_column(4, pl.Series("categories", categories))
+    return dataset
+
+
+def test_categories_and_brands_are_numbered_by_name_and_padded_on_the_right():
+    """Names in order: Amps 0, Bass 1, Guitars 2; Fender, Inc. 0, Ibanez 1. "Music" is in every item that has any."""
+    dataset = shop(
+        ["Music,Guitars, Bass ", "Music,Amps", "", "Music", "Music,Amps,Amps,,Guitars"],
+        ["Ibanez", "Fender, Inc.", "", " Ibanez", ""],
+    )
+    categories, brands = item_fields(dataset, "fdsa")
+    assert categories.values.tolist() == [[2, 1], [0, 3], [3, 3], [3, 3], [0, 2]] and categories.count == 3
+    assert brands.values.tolist() == [[1], [0], [2], [1], [2]] and brands.count == 2
+
+
+@pytest.mark.parametrize(
+    ("categories", "brands", "width"), [(["a", "b", ""], ["", "", ""], 1), (["", "", ""], ["a", "b", "a"], 1)]
+)
+def test_a_field_that_says_nothing_is_left_out(categories, brands, width):
+    (field,) = item_fields(shop(categories, brands), "fdsa")
+    assert field.values.shape == (3, width) and field.count == 2
+
+
+@pytest.mark.parametrize("categories", [["", "", ""], ["Music", "Music", ""]])
+def test_a_dataset_without_either_is_refused_in_one_line(categories):
+    with pytest.raises(DataError, match=r"^s3rec needs categories or brands, and dataset music has neither: .+$"):
+        item_fields(shop(categories, ["", "", ""]), "s3rec")
+
+
+def test_merged_fields_number_their_values_one_after_the_other():
+    """Values 0, 1, 2 of the first keep their numbers, 0 and 1 of the second become 3 and 4, padding is 5."""
+    dataset = shop(["x,Guitars,Bass", "x,Amps", "x"], ["", "Fender", "Ibanez"])
+    both = merged(item_fields(dataset, "s3rec"))
+    assert both.values.tolist() == [[1, 2, 5], [0, 3, 5], [4, 5, 5]] and both.count == 5
+
+
+def test_one_field_merged_is_that_field():
+    (field,) = item_fields(shop(["a,b", "b,c", "", "a"], [""] * 4), "s3rec")
+    alone = merged([field])
+    assert isinstance(alone, Field) and alone.count == field.count == 3
+    assert alone.values.tolist() == field.values.tolist() == [[0, 1], [1, 2], [3, 3], [0, 3]]
