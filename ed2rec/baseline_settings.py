@@ -12,6 +12,13 @@ from pydantic import Field
 
 from ed2rec.setting_group import Group
 
+FLOORS = ("popularity", "itemknn", "markov", "textknn")
+"""Counted, not trained."""
+LEARNED = (
+    "fmlprec", "caser", "hgn", "gru4rec", "srgnn", "magnn", "bert4rec", "sasrec", "fdsa", "s3rec", "narm", "attrec",
+)  # fmt: skip
+"""Trained by gradient steps; each has a preset of its name."""
+
 
 class BaselineSettings(Group):
     epochs: int = Field(default=200, ge=1)

@@ -123,7 +123,7 @@ def prepare(
 def train(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write; a run there is replaced at the end.")],
-    model: Annotated[str | None, typer.Option(help="ed2 (default), popularity or textknn.")] = None,
+    model: Annotated[str | None, typer.Option(help="ed2 (default) or a baseline, such as sasrec; a wrong name lists all.")] = None,
     preset: PresetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML settings, such as the config.yaml of a run.")] = None,
     set_: SetOption = None,
@@ -137,12 +137,14 @@ def train(
       ed2 train datasets/ml-100k --out runs/ml-100k --set training.epochs=5
       ed2 train datasets/ml-100k --out runs/no-user --preset small --preset wo-user
       ed2 train datasets/ml-100k --out runs/popular --model popularity
+      ed2 train datasets/ml-100k --out runs/sasrec --model sasrec --set epochs=20
     """
     from ed2rec import terminal, workflow
-    from ed2rec.config import resolve
+    from ed2rec.config import for_model, resolve
 
     given = {"model": model, "seed": seed}
-    settings = resolve(preset, set_ or (), config, {key: value for key, value in given.items() if value is not None})
+    presets = preset if config is not None else for_model(model, preset)
+    settings = resolve(presets, set_ or (), config, {key: value for key, value in given.items() if value is not None})
     with terminal.progress() as progress:
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")

@@ -20,10 +20,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ed2rec.baseline_settings import FLOORS, LEARNED
 from ed2rec.errors import ConfigError
 from ed2rec.settings import Settings
 
-__all__ = ["Settings", "differences", "explain", "preset_names", "presets", "resolve"]
+__all__ = ["Settings", "differences", "explain", "for_model", "preset_names", "presets", "resolve"]
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -39,7 +40,7 @@ def resolve(
     preset: names in `presets()`, the later on top of the earlier ("small", "small,wo-user" or a list of them); None for
     the plain defaults. overrides: "group.key=value", the value read as
     YAML. file: YAML with the same groups. extra: dotted keys that command-line options of their own stand for
-    ("seed"). Raises ConfigError with one line that names the source, the key and what is allowed.
+    ("seed"). A key without its group ("epochs") is looked for in the groups of the model. Raises ConfigError with one line that names the source, the key and what is allowed.
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -48,8 +49,10 @@ def resolve(
         sources.append((str(file), _read(file)))
     sources += [(f"--set {text}", _parse_override(text)) for text in overrides]
     sources += [(f"--{key}", _nested(key, value)) for key, value in (extra or {}).items()]
+    model = next((tree["model"] for _, tree in reversed(sources) if "model" in tree), Settings().model)
     for source, tree in sources:
         for key, value in _leaves(tree):
+            key = _with_group(key, str(model))
             if _check_key(key, value, source):
                 origin[key] = source
                 _put(values, key, value)
@@ -57,6 +60,35 @@ def resolve(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_describe(error, origin)) from None
+
+
+def groups_of(model: str) -> list[str]:
+    """The groups of settings that a model reads: a baseline its own and, where it is trained, `baseline`; ed2 the
+    others."""
+    groups = [name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)]
+    if model in (*FLOORS, *LEARNED):
+        return [name for name in groups if name == model or (name == "baseline" and model in LEARNED)]
+    return [name for name in groups if name not in ("baseline", *FLOORS, *LEARNED)]
+
+
+def for_model(model: str | None, preset: str | Sequence[str] | None) -> list[str]:
+    """The presets of a training whose user asked for `model`: a learned baseline's own comes first.
+
+    ConfigError for a preset that is another model's.
+    """
+    given = preset_names(preset)
+    own = {name: differences(name) for name in given}
+    named = [(name, str(values["model"])) for name, values in own.items() if "model" in values]
+    wanted = model or (named[-1][1] if named else "ed2")
+    for name, of in named:
+        if of != wanted:
+            raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")
+    if wanted not in LEARNED:
+        return given
+    for name, values in own.items():
+        if other := [key for key in values if "." in key and key.split(".")[0] not in groups_of(wanted)]:
+            raise ConfigError(f"preset {name} sets {other[0]}, which {wanted} does not have: leave the preset out")
+    return [wanted, *given]
 
 
 def presets() -> list[str]:
@@ -146,6 +178,14 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _fields(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
+
+
+def _with_group(key: str, model: str) -> str:
+    """ "epochs" → "baseline.epochs" for a baseline, "training.epochs" for ed2: where one group of the model has it."""
+    if "." in key or key in Settings.model_fields:
+        return key
+    found = [full for group in groups_of(model) if (full := f"{group}.{key}") in dict(_fields(Settings))]
+    return found[0] if len(found) == 1 else key
 
 
 def _check_key(key: str, value: Any, source: str) -> bool:

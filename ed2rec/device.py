@@ -19,15 +19,15 @@ def computing_type(setting: bool | Literal["auto"], device: torch.device) -> tor
     return torch.bfloat16 if setting else None
 
 
-def choose_device(setting: str) -> torch.device:
-    """auto: the first accelerator, else the processor. ConfigError for a device that this machine lacks."""
+def choose_device(setting: str, key: str = "training.device") -> torch.device:
+    """auto: the first accelerator, else the processor. ConfigError, naming the key, for a device that is not here."""
     if setting != "auto":
         try:
             device = torch.device(setting)
             torch.empty(0, device=device)  # named rightly, but is it there?
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"device = {setting!r} is not here ({reason}): give auto, cpu or one that "
+            raise ConfigError(f"{key} = {setting!r} is not here ({reason}): give auto, cpu or one that "
                               "`ed2 doctor` lists") from None  # fmt: skip
         return device
     return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from transformers import PreTrainedModel
 from ed2rec.backbone import load_backbone
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.decoding import Decoder, Normalise
-from ed2rec.errors import ConfigError, RunError
+from ed2rec.device import choose_device, computing_type
+from ed2rec.errors import RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
 from ed2rec.instructions.sequential import before

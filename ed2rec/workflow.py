@@ -1,10 +1,11 @@
 """What the verbs of the command line do, as functions: from a dataset folder to a run, from a run to answers.
 
-The one place that knows every model by name. Each model needs two lines: how it is fitted, how it is loaded.
+ED² and the baselines (`baselines.build`) meet here: how each is fitted, and how it is loaded.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from ed2rec import runs
+from ed2rec.baseline_settings import FLOORS, LEARNED
 from ed2rec.config import Settings
 from ed2rec.data.associated import associated_users
 from ed2rec.data.dataset import Dataset, Histories
@@ -28,7 +30,7 @@ from ed2rec.recommender import Recommendations, Recommender, check_k
 if TYPE_CHECKING:
     from ed2rec.telling import Teller
 
-MODELS = ("ed2", "popularity", "textknn")
+MODELS = ("ed2", *LEARNED, *FLOORS)
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, of how many, a note such as a loss)."""
@@ -67,7 +69,9 @@ def train(
     Among several processes of one launcher the first one saves, and all come back when the run is there.
     """
     if settings.model not in MODELS:
-        raise ConfigError(f"no model {settings.model!r}; there are: {', '.join(MODELS)}")
+        close = difflib.get_close_matches(settings.model, MODELS, n=1)
+        nearest = f"; the nearest is {close[0]!r}" if close else ""
+        raise ConfigError(f"no model {settings.model!r}{nearest}; there are: {', '.join(MODELS)}")
     rank, processes = launched()
     if processes > 1 and settings.model != "ed2":
         raise ConfigError(f"{settings.model} is fitted by one process, not by {processes}: start it without a launcher")
@@ -106,15 +110,9 @@ def fit(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, pro
         from ed2rec.training.pipeline import train_ed2
 
         return train_ed2(dataset, settings, workspace, resume, progress)
-    if settings.model == "popularity":
-        from ed2rec.baselines.popularity import Popularity
+    from ed2rec.baselines.build import fit_baseline
 
-        return runs.Trained({}, Popularity.fit(split(dataset).train, len(dataset.items)).save)
-    from ed2rec.baselines.textknn import TextNeighbours
-
-    # Titles and brands only: descriptions are long, repeat the boilerplate of the shop, and lower NDCG@10.
-    texts = [f"{title} {brand}" for title, brand in dataset.items.select("title", "brand").iter_rows()]
-    return runs.Trained({}, TextNeighbours.fit(texts, settings.textknn.last).save)
+    return fit_baseline(dataset, split(dataset), settings, workspace, resume=resume, progress=progress)
 
 
 def load(run: Path, dataset_folder: Path | None = None) -> LoadedRun:
@@ -126,14 +124,10 @@ def load(run: Path, dataset_folder: Path | None = None) -> LoadedRun:
         from ed2rec.generative import load_generative
 
         return LoadedRun(folder, dataset, load_generative(folder.path, folder.settings, dataset))
-    if model == "popularity":
-        from ed2rec.baselines.popularity import Popularity
+    if model in (*LEARNED, *FLOORS):
+        from ed2rec.baselines.build import load_baseline
 
-        return LoadedRun(folder, dataset, Popularity.load(folder.path))
-    if model == "textknn":
-        from ed2rec.baselines.textknn import TextNeighbours
-
-        return LoadedRun(folder, dataset, TextNeighbours.load(folder.path))
+        return LoadedRun(folder, dataset, load_baseline(folder.path, folder.settings, dataset, split(dataset)))
     raise RunError(f"{folder.path} is a {model!r} run, which this version does not know; it knows {', '.join(MODELS)}")
 
 

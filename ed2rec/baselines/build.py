@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ed2rec.baseline_settings import FLOORS
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import LeaveOneOut
 from ed2rec.errors import ConfigError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ed2rec.baselines.learned import Learned
     from ed2rec.baselines.trainer import Budget, Progress, Watch
 
-FLOORS = ("popularity", "itemknn", "markov", "textknn")
-LEARNED = ("fmlprec", "caser", "hgn", "gru4rec", "srgnn", "magnn", "bert4rec", "sasrec", "fdsa", "s3rec", "narm", "attrec")
 
 
 def fit_baseline(
@@ -79,7 +78,7 @@ def learned_of(dataset: Dataset, split: LeaveOneOut, settings: Settings) -> Lear
     from ed2rec.baselines.learned import Learned
     from ed2rec.device import choose_device
 
-    model = sequence_model(dataset, split, settings).to(choose_device(settings.baseline.device))
+    model = sequence_model(dataset, split, settings).to(choose_device(settings.baseline.device, "baseline.device"))
     return Learned(model, len(dataset.items), len(split.train), settings.baseline.max_history)
 
 
