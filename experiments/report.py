@@ -1,4 +1,4 @@
-"""Ours beside the paper's: Markdown and PNG of what `runs.collect` found."""
+"""Ours beside the paper's: Markdown, LaTeX and PNG of what `runs.collect` found."""
 
 from __future__ import annotations
 
@@ -50,6 +50,25 @@ def half(interval: Interval) -> float:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def latex(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """The same table for a paper (booktabs). Cells are those of `markdown`; what LaTeX reads otherwise is escaped."""
+    lines = [" & ".join(map(_escaped, line)) + r" \\" for line in (header, *rows)]
+    middle = "\n".join(lines[1:])
+    columns = "l" + "r" * (len(header) - 1)
+    return (
+        f"\\begin{{table}}\n\\caption{{{_escaped(caption)}}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n"
+        f"\\midrule\n{middle}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def _escaped(text: str) -> str:
+    bold = text.count("**") == 2
+    for letter, form in (("\\", ""), ("**", ""), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
+                         ("±", r"$\pm$"), ("²", r"$^2$"), ("−", "$-$"), ("*", "$^{*}$"), ("<", "$<$")):  # fmt: skip
+        text = text.replace(letter, form)
+    return rf"\textbf{{{text}}}" if bold else text
 
 
 def facts(request: Request, rows: Sequence[Row]) -> str:

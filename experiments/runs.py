@@ -5,6 +5,8 @@ Every experiment takes the same arguments:
     python -m experiments.table2 datasets/industrial --out runs/tables --preset small --seeds 3
     python -m experiments.table2 --toy --out runs/toy              a made-up dataset, in seconds
 
+`--dataset` may stand before the folder, and `--models` is another word for `--variants`.
+
 OUT holds a run folder per variant and seed, and one JSON line per finished run. What is there with the same settings,
 dataset and seed is not made again, whichever experiment made it, and a training that was interrupted goes on from its
 last checkpoint. So an experiment may be stopped at any time, and several processes may share one OUT (`--variants`).
@@ -74,10 +76,11 @@ def ask(
     """Parse the arguments that all experiments share. about: the module's docstring; preset, seeds: the defaults."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, nargs="?", metavar="DATASET", help="a dataset folder")
+    parser.add_argument("--dataset", type=Path, dest="folder", metavar="DATASET", help="the same")
     parser.add_argument("--out", type=Path, required=True, help="folder of runs, results, Markdown and PNG")
     parser.add_argument("--preset", action="append", help=f"base settings; repeatable ({preset})")
     parser.add_argument("--seeds", type=int, help=f"how many, from 0 on ({seeds})")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="make only these: " + ", ".join(
+    parser.add_argument("--variants", "--models", nargs="+", metavar="NAME", help="make only these: " + ", ".join(
         f'"{variant.name}"' for variant in variants).replace("%", "%%"))  # fmt: skip
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--toy", action="store_true", help="a made-up dataset and a tiny model")
@@ -87,16 +90,17 @@ def ask(
         raise ConfigError(f"no variant {unknown[0]!r}; there are: {', '.join(names)}")
     if given.seeds is not None and given.seeds < 1:
         raise ConfigError(f"--seeds {given.seeds}: at least one")
-    if (given.dataset is None) != given.toy:
+    folders = [folder for folder in (given.dataset, given.folder) if folder is not None]
+    if len(folders) != (0 if given.toy else 1):
         raise ConfigError("give either a dataset folder or --toy")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.toy:
-        given.dataset, given.overrides = given.out / "toy-dataset", [*toy.SETTINGS, *given.overrides]
-        if not given.dataset.exists():
-            toy.shop().save(given.dataset)
-    dataset = Dataset.load(given.dataset)
+        folders, given.overrides = [given.out / "toy-dataset"], [*toy.SETTINGS, *given.overrides]
+        if not folders[0].exists():
+            toy.shop().save(folders[0])
+    dataset = Dataset.load(folders[0])
     return Request(
-        dataset=given.dataset,
+        dataset=folders[0],
         out=given.out,
         presets=given.preset or ([] if given.toy else [preset]),
         overrides=given.overrides,

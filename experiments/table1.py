@@ -1,0 +1,215 @@
+"""Table 1: every model on one dataset under one protocol, beside what the paper prints.
+
+    python -m experiments.table1 --dataset datasets/games --models sasrec gru4rec --seeds 3 --out runs/table1
+    python -m experiments.table1 --dataset datasets/games --out runs/table1          all models that `ed2 train` knows
+    python -m experiments.table1 --toy --models popularity textknn --out runs/toy    in seconds
+
+The dataset's name, or its folder's, picks the paper's rows (Instruments, Games or Arts; others have none). Each user's
+rank is kept in OUT/ranks, one Parquet file a run, and the `*` is computed from those: the best of our models is better
+than the second at p < 0.01, by a t-test paired over users and corrected over all models (`significance.lead`). Rows of
+the paper whose numbers contradict one another are shown and not compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ed2rec import workflow
+from ed2rec.config import presets
+from ed2rec.evaluation.metrics import REPORTED, per_user, printed_violations
+from ed2rec.evaluation.significance import Lead, lead, over_seeds
+from ed2rec.files import replace_file
+from experiments.report import INK, OURS, PAPER, cell, facts, half, latex, markdown, paper, values, write
+from experiments.runs import Request, Row, Variant, ask, by_variant, collect, command, run_folder
+
+RESULTS = "table1.jsonl"
+PLOTTED = "NDCG@10"
+IMPROVEMENT = "Improvement %"
+VARIANTS = [
+    Variant(model, model) if model in presets() else Variant(model, settings=(f"model={model}",))
+    for model in workflow.MODELS
+]
+Printed = Mapping[str, Sequence[float]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    request = ask(__doc__, VARIANTS, arguments)
+    rows = collect(request, partial(measured, request.out / "ranks"), RESULTS)
+    leads = leads_of({name: per_user_metrics(request, own) for name, own in by_variant(rows).items()})
+    table = Table(by_variant(rows), printed_for(request), leads)
+    header, lines = ["model", "seeds", *REPORTED], table.lines()
+    title = f"Table 1: {request.name}, test split"
+    text = f"# {title}\n\n{markdown(header, lines)}\n\n{table.notes(request)}\n{facts(request, rows)}"
+    (request.out / "table1.tex").write_text(latex(header, lines, title), encoding="utf-8")
+    write(request, "table1", text, table.draw(request.name))
+
+
+# Runs, and the rank of each user.
+
+
+def measured(folder: Path, run: workflow.LoadedRun) -> dict[str, Any]:
+    """What `runs.evaluated` measures; the test ranks of all users go into `folder`, named after the run."""
+    test = workflow.evaluate_run(run, "test")
+    folder.mkdir(exist_ok=True)
+    with replace_file(folder / f"{run.folder.path.name}.parquet") as file:
+        pl.DataFrame({"user": test.users, "rank": test.ranks}).write_parquet(file)
+    valid, new = (workflow.evaluate_run(run, "valid"), workflow.evaluate_run(run, "test", exclude_history=True))
+    return {"valid": valid.metrics, "test": test.metrics, "test, new only": new.metrics}
+
+
+def per_user_metrics(request: Request, rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+    """metric → (users,) its mean over the seeds of one model, in order of user number."""
+    ranks = [_ranks(request, row) for row in rows]
+    return {metric: np.mean([per_user(one, metric) for one in ranks], axis=0) for metric in REPORTED}
+
+
+def _ranks(request: Request, row: Row) -> NDArray[np.int64]:
+    path = request.out / "ranks" / f"{row['run']}.parquet"
+    if not path.exists():  # lost, but the run is there
+        variant = next(variant for variant in request.variants if variant.name == row["variant"])
+        measured(path.parent, workflow.load(run_folder(request, variant, row["seed"]), request.dataset))
+    return pl.read_parquet(path).sort("user")["rank"].to_numpy()
+
+
+def leads_of(found: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, Lead]:
+    """metric → who leads; nothing where there are fewer than two models. found: model → metric → per user."""
+    if len(found) < 2:
+        return {}
+    return {metric: lead({name: metrics[metric] for name, metrics in found.items()}) for metric in REPORTED}
+
+
+# The paper's rows.
+
+
+def printed_for(request: Request) -> Printed:
+    """The paper's rows of this dataset, found by its name or by that of its folder; none for any other."""
+    tables = {name.lower(): rows for name, rows in paper()["table1"].items()}
+    for name in (request.name, request.dataset.name):
+        if name.lower() in tables:
+            return tables[name.lower()]
+    return {}
+
+
+def known_as(model: str) -> str:
+    """Our "sasrec", "s3rec" and "ed2" are the paper's "SASRec", "S3-Rec" and "ED²"; others keep their name."""
+    return next((name for name in paper()["table1"]["Games"] if _plain(name) == model), model)
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.replace("²", "2"))).lower()
+
+
+def signed(gaps: Sequence[float]) -> str:
+    """ "+0.0012 ± 0.0004", "−0.0012" """
+    sign = "+" if np.mean(gaps) >= 0 else ""
+    return (sign + cell(gaps)).replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Table:
+    """ours: model → its rows, one a seed. printed: the paper's rows. leads: metric → who leads among ours."""
+
+    ours: Mapping[str, Sequence[Row]]
+    printed: Printed
+    leads: Mapping[str, Lead]
+
+    def names(self) -> list[str]:
+        """The paper's models in its order, then ours that it does not have."""
+        theirs = [name for name in self.printed if name != IMPROVEMENT]
+        return list(dict.fromkeys([*theirs, *map(known_as, self.ours)]))
+
+    def lines(self) -> list[list[str]]:
+        """Ours, the paper's, and the difference; of a model that only one side has, that."""
+        own = {known_as(model): (model, rows) for model, rows in self.ours.items()}
+        lines = []
+        for name in self.names():
+            if name in own:
+                lines.append([f"**{name}**", str(len(own[name][1])), *self._measured(*own[name])])
+            if name in self.printed:
+                note = " (not comparable)" if self.refused(name) else ""
+                lines.append([f"{name}, paper{note}", "", *(f"{value:.4f}" for value in self.printed[name])])
+            if name in own and name in self.printed and not self.refused(name):
+                gaps = np.array([values(row) for row in own[name][1]]) - self.printed[name]
+                lines.append([f"{name}, ours − paper", "", *map(signed, gaps.T.tolist())])
+        return [*lines, *self._improvements()]
+
+    def refused(self, name: str) -> list[str]:
+        """Why the paper's row is not compared with; empty where it may be."""
+        return printed_violations(self.printed[name]) if name in self.printed else []
+
+    def _measured(self, model: str, rows: Sequence[Row]) -> list[str]:
+        columns = zip(REPORTED, zip(*map(values, rows), strict=True), strict=True)
+        return [self._marked(model, metric, cell(column)) for metric, column in columns]
+
+    def _marked(self, model: str, metric: str, text: str) -> str:
+        """Bold where it is the best, with the star where it is starred."""
+        found = self.leads.get(metric)
+        if found is None or found.best != model:
+            return text
+        return f"**{text}**" + ("*" if found.starred else "")
+
+    def _improvements(self) -> list[list[str]]:
+        lines = []
+        if self.leads:
+            lines.append(["improvement of the best over the second, %", "", *map(self._improvement, REPORTED)])
+        if IMPROVEMENT in self.printed:
+            theirs = [f"{value:.2f}" for value in self.printed[IMPROVEMENT]]
+            lines.append(["improvement of the best over the second, %, paper", "", *theirs])
+        return lines
+
+    def _improvement(self, metric: str) -> str:
+        found = self.leads[metric]
+        second = np.mean([row["test"][metric] for row in self.ours[found.second]])
+        share = f"{100 * found.over_second.difference.mean / second:.2f}" if second > 0 else ""
+        return share + ("*" if found.starred else "")
+
+    def notes(self, request: Request) -> str:
+        lines = [
+            f"Not comparable: the paper's {name}, not to be had with one target per user: {'; '.join(reasons)}."
+            for name in self.names() if (reasons := self.refused(name))
+        ]  # fmt: skip
+        if not self.printed:
+            lines.append(f"The paper has no rows for {request.name}.")
+        if self.leads:
+            lines.append("Bold: the best of ours. `*`: better than each other one of ours at p < 0.01, t-test paired "
+                         "over users (mean of the seeds), Holm over the models.")  # fmt: skip
+            lines.append("Best against second: " + "; ".join(map(self._comparison, REPORTED)) + ".")
+        return "\n".join(lines)
+
+    def _comparison(self, metric: str) -> str:
+        found = self.leads[metric]
+        names = f"{known_as(found.best)} over {known_as(found.second)}"
+        return f"{metric} {names} {found.over_second.difference}, p = {found.p:.1e}"
+
+    def draw(self, dataset: str) -> Figure:
+        """Ours with the interval over seeds, the paper's hatched where it is not comparable."""
+        own = {known_as(model): [row["test"][PLOTTED] for row in rows] for model, rows in self.ours.items()}
+        names, at = self.names()[::-1], REPORTED.index(PLOTTED)
+        figure = Figure(figsize=(8, 0.42 * len(names) + 1.4), layout="constrained")
+        panel = figure.add_subplot()
+        for place, name in enumerate(names):
+            if name in own:
+                found = over_seeds(own[name])
+                panel.barh(place + 0.2, found.mean, height=0.38, color=OURS)
+                if len(own[name]) > 1:
+                    panel.errorbar(found.mean, place + 0.2, xerr=half(found), color=INK, capsize=3)
+            if name in self.printed:
+                hatch, colour = ("///", "white") if self.refused(name) else (None, PAPER)
+                panel.barh(place - 0.2, self.printed[name][at], 0.38, color=colour, edgecolor=PAPER, hatch=hatch)
+        panel.set_yticks(range(len(names)), names)
+        panel.set_xlim(left=0)
+        panel.set_xlabel(f"{PLOTTED} on {dataset} (blue: ours, sand: the paper's, hatched: not comparable)")
+        return figure
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,153 @@
+"""The driver of Table 1: whose rows, whose star, and what is not compared."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ed2rec.evaluation.metrics import REPORTED, reported
+from ed2rec.evaluation.significance import paired_t_test
+from experiments import report, runs, table1
+from experiments.report import paper
+from experiments.runs import Variant, ask
+
+NAMES = ["popularity", "textknn"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("table1")
+    table1.main(["--toy", "--out", str(out), "--models", *NAMES, "--seeds", "2"])
+    return out
+
+
+def request_in(out: Path, name: str = "toy", models: tuple[str, ...] = ()) -> runs.Request:
+    variants = [*table1.VARIANTS, *(Variant(model) for model in models)]
+    return replace(ask("", variants, ["--toy", "--out", str(out), "--seeds", "2"]), name=name)
+
+
+def made_up(model: str, seed: int, *numbers: float) -> runs.Row:
+    return {"variant": model, "seed": seed, "run": f"{model}-{seed}", "test": dict(zip(REPORTED, numbers, strict=True))}
+
+
+def lines_of(table: table1.Table) -> dict[str, list[str]]:
+    return {line[0]: line[1:] for line in table.lines()}
+
+
+def test_markdown_latex_picture_and_the_ranks_of_every_user_are_written(out):
+    rows = [json.loads(line) for line in (out / "table1.jsonl").read_text().splitlines()]
+    assert [(row["variant"], row["seed"]) for row in rows] == [(name, seed) for seed in (0, 1) for name in NAMES]
+    for row in rows:
+        ranks = pl.read_parquet(out / "ranks" / f"{row['run']}.parquet")
+        assert ranks["user"].to_list() == list(range(24))
+        assert reported(ranks["rank"].to_numpy()) == pytest.approx(row["test"])
+    text, latex = (out / "table1.md").read_text(), (out / "table1.tex").read_text()
+    assert "| **textknn** | 2 |" in text and "The paper has no rows for toy." in text
+    assert latex.count(r" \\") == 4 and latex.count("&") == 4 * 6 and r"$\pm$" in latex
+    assert (out / "table1.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_second_call_makes_nothing_again_and_finds_lost_ranks(out, monkeypatch):
+    monkeypatch.setattr(runs.workflow, "train", None)
+    lost = next((out / "ranks").glob("textknn-1-*"))
+    before, text = pl.read_parquet(lost), (out / "table1.md").read_text()
+    lost.unlink()
+    table1.main(["--dataset", str(out / "toy-dataset"), "--out", str(out), "--models", "popularity", *toy_words()])
+    assert pl.read_parquet(lost).equals(before)
+    assert (out / "table1.md").read_text().split("Dataset:")[0] == text.split("Dataset:")[0]
+
+
+def toy_words() -> list[str]:
+    """What `--toy` sets, said in so many words on top of the plain defaults."""
+    return ["--seeds", "2", "--preset", "default", *(f"--set={setting}" for setting in runs.toy.SETTINGS)]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("Games", "x"), ("games", "x"), ("other", "games")])
+def test_the_papers_rows_are_found_by_the_name_of_the_dataset_or_its_folder(name, folder, tmp_path):
+    request = replace(request_in(tmp_path, name), dataset=tmp_path / folder)
+    assert table1.printed_for(request) == paper()["table1"]["Games"]
+    assert table1.printed_for(replace(request, name="Industrial", dataset=tmp_path / "industrial")) == {}
+
+
+def test_every_model_of_the_paper_is_known_by_its_name_on_the_command_line():
+    ours = ["fmlprec", "caser", "hgn", "gru4rec", "srgnn", "magnn", "bert4rec", "sasrec", "fdsa", "s3rec"]
+    ours += ["p5cid", "tiger", "cllm4rec", "lcrec", "ed2"]
+    theirs = [name for name in paper()["table1"]["Arts"] if name != table1.IMPROVEMENT]
+    assert [table1.known_as(model) for model in ours] == theirs
+    assert table1.known_as("itemknn") == "itemknn"
+
+
+def test_ours_stands_above_the_papers_and_the_difference_below():
+    printed = paper()["table1"]["Games"]
+    rows = [made_up("sasrec", seed, *(value + 0.002 + 0.001 * seed for value in printed["SASRec"])) for seed in (0, 1)]
+    table = table1.Table({"sasrec": rows}, printed, {})
+    lines = lines_of(table)
+    # Two seeds 0.001 apart: half the interval t(0.975; 1) · 0.0005 = 12.706 · 0.0005 = 0.0064.
+    assert lines["**SASRec**"][:2] == ["2", "0.0170 ± 0.0064"]
+    assert lines["SASRec, paper"][:2] == ["", "0.0145"]
+    assert lines["SASRec, ours − paper"][1:] == ["+0.0025 ± 0.0064"] * 5
+    assert list(lines).index("**SASRec**") + 1 == list(lines).index("SASRec, paper")
+    assert table1.signed([-0.25]) == "−0.2500"
+
+
+def test_models_that_only_one_side_has_are_shown_without_a_difference():
+    printed = paper()["table1"]["Games"]
+    lines = lines_of(table1.Table({"itemknn": [made_up("itemknn", 0, *[0.1] * 5)]}, printed, {}))
+    assert lines["**itemknn**"] == ["1", *["0.1000"] * 5] and "itemknn, paper" not in lines
+    assert lines["TIGER, paper"] == ["", "0.0188", "0.0599", "0.0939", "0.0392", "0.0501"]
+    assert not [name for name in lines if "ours − paper" in name]
+
+
+def test_a_row_that_breaks_the_bound_is_shown_with_the_reason_and_not_compared_with(tmp_path):
+    printed = paper()["table1"]["Instruments"]
+    table = table1.Table({"magnn": [made_up("magnn", 0, *[0.05] * 5)]}, printed, {})
+    lines = lines_of(table)
+    assert lines["MA-GNN, paper (not comparable)"][1:] == ["0.0296", "0.0545", "0.0735", "0.0497", "0.0569"]
+    assert "MA-GNN, ours − paper" not in lines
+    assert [name for name in lines if "not comparable" in name] == ["MA-GNN, paper (not comparable)"]
+    notes = table.notes(request_in(tmp_path, "Instruments"))
+    assert "the paper's MA-GNN" in notes and "NDCG@5 = 0.0497 is outside [0.0392, 0.0453]" in notes
+    table.draw("Instruments")
+
+
+def test_the_star_compares_users_over_the_mean_of_the_seeds(tmp_path):
+    """400 users. Model a is first for half of them, another half with each seed; b for a quarter; c for one fewer."""
+    request, ranks = request_in(tmp_path, models=("a", "b", "c")), tmp_path / "ranks"
+    ranks.mkdir()
+    users = np.arange(400)
+    firsts = {
+        "a-0": users % 2 == 0,
+        "a-1": users % 2 == 1,
+        "b-0": users % 4 == 0,
+        "c-0": (users % 4 == 0) & (users > 0),
+    }
+    for name, first in firsts.items():
+        # Rows need not be in order of users.
+        pl.DataFrame({"user": users[::-1], "rank": np.where(first, 1, 11)[::-1]}).write_parquet(
+            ranks / f"{name}.parquet"
+        )
+    rows = {"a": [made_up("a", seed, *[1 / 2] * 5) for seed in (0, 1)], "b": [made_up("b", 0, *[1 / 4] * 5)]}
+    found = {model: table1.per_user_metrics(request, own) for model, own in rows.items()}
+    assert found["a"]["HR@5"].tolist() == [1 / 2] * 400
+    leads = table1.leads_of(found)
+    assert all(one.best == "a" and one.starred for one in leads.values())
+    assert leads["HR@1"].p == paired_t_test([1 / 2] * 400, firsts["b-0"]).p
+    lines = lines_of(table1.Table(rows, {}, leads))
+    assert lines["**a**"][1] == "**0.5000 ± 0.0000***" and lines["**b**"][1] == "0.2500"
+    assert lines["improvement of the best over the second, %"][1] == "100.00*"
+    # Between b and c there is one user: b is bold and has no star.
+    close = {"b": found["b"], "c": table1.per_user_metrics(request, [made_up("c", 0, *[99 / 400] * 5)])}
+    rows = {"b": rows["b"], "c": [made_up("c", 0, *[99 / 400] * 5)]}
+    assert lines_of(table1.Table(rows, {}, table1.leads_of(close)))["**b**"][1] == "**0.2500**"
+    assert table1.leads_of({"b": found["b"]}) == {}
+
+
+def test_latex_escapes_what_it_would_read_otherwise():
+    text = report.latex(["model", "a & b"], [["**ED²**", "50 % ± 1*"], ["**0.5***", "a_1 #2 −3"]], "T")
+    assert r"model & a \& b \\" in text
+    assert r"\textbf{ED$^2$} & 50 \% $\pm$ 1$^{*}$ \\" in text
+    assert r"\textbf{0.5$^{*}$} & a\_1 \#2 $-$3 \\" in text
+    assert text.startswith("\\begin{table}\n\\caption{T}\n\\begin{tabular}{lr}\n\\toprule")
