@@ -19,11 +19,9 @@ def appended(batch: Sequences, what: Tensor, longest: int) -> Tensor:
     """(B, T) int64, T <= longest: the items of each history and then `what` (B, 1); the latest `longest` of them."""
     room = batch.items.new_full((len(batch), 1), batch.catalogue)
     whole = torch.cat([batch.items, room], dim=1).scatter(1, batch.lengths[:, None], what)
-    at = torch.arange(min(whole.shape[1], longest), device=whole.device) + (batch.lengths[:, None] + 1 - longest).clamp(
-        min=0
-    )
-    kept = whole.gather(1, at.clamp(max=whole.shape[1] - 1))
-    return kept.where(at <= batch.lengths[:, None], batch.catalogue)
+    end = batch.lengths[:, None] + 1
+    at = torch.arange(min(whole.shape[1], longest), device=whole.device) + (end - longest).clamp(min=0)
+    return whole.gather(1, at.clamp(max=whole.shape[1] - 1)).where(at < end, batch.catalogue)
 
 
 def last_of(real: Tensor) -> Tensor:
