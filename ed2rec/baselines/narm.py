@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, cat, nn
+import torch
+from torch import Tensor, nn
 
 from ed2rec.baselines.contract import SequenceModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
@@ -15,8 +16,8 @@ class NARM(SequenceModel):
 
         α_{ti} = <v, σ(A1 h_t + A2 h_i)>            (weights, not shares: no softmax)
 
-    hidden: width of h, which B maps back to `width`. dropout: of the items; dropout_context: of c. No biases. Memory of
-    the attention: B · L² · hidden.
+    hidden: width of h, which B maps back to `width`. dropout: of the items; dropout_context: of c. No biases. In
+    training the attention holds B · L² · hidden numbers, when recommending B · L · hidden.
     """
 
     every_position: ClassVar[bool] = True
@@ -37,10 +38,22 @@ class NARM(SequenceModel):
             nn.init.xavier_normal_(linear.weight)
 
     def states(self, batch: Sequences) -> Tensor:
-        h = self.gru(self.dropout(self.items(batch.items)))[0]
-        pairs = (self.last(h)[:, :, None] + self.each(h)[:, None]).sigmoid()  # (B, T, T, hidden)
-        local = self.weight(pairs).squeeze(-1).tril() @ h  # an item looks back only
-        return self.decode(self.dropout_context(cat([local, h], dim=-1)))
+        h = self.recurrent(batch)
+        return self.attend(h, h, torch.ones(h.shape[1], h.shape[1], device=h.device).tril())
+
+    def final(self, batch: Sequences) -> Tensor:
+        h = self.recurrent(batch)
+        return self.attend(batch.last(h)[:, None], h, batch.real[:, None].to(h.dtype)).squeeze(1)
+
+    def recurrent(self, batch: Sequences) -> Tensor:
+        """h: (B, L, hidden)."""
+        return self.gru(self.dropout(self.items(batch.items)))[0]
+
+    def attend(self, asking: Tensor, h: Tensor, visible: Tensor) -> Tensor:
+        """(B, Q, width) for asking: (B, Q, hidden), among h: (B, L, hidden); visible: (Q, L) or (B, Q, L), 0 or 1."""
+        pairs = (self.last(asking)[:, :, None] + self.each(h)[:, None]).sigmoid()  # (B, Q, L, hidden)
+        local = (self.weight(pairs).squeeze(-1) * visible) @ h
+        return self.decode(self.dropout_context(torch.cat([local, asking], dim=-1)))
 
     def output(self) -> tuple[Tensor, Tensor | None]:
         return self.items.weight[:-1], None
