@@ -123,7 +123,9 @@ def prepare(
 def train(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write; a run there is replaced at the end.")],
-    model: Annotated[str | None, typer.Option(help="ed2 (default) or a baseline, such as sasrec; a wrong name lists all.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="ed2 (default) or a baseline, such as sasrec; a wrong name lists all.")
+    ] = None,
     preset: PresetOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML settings, such as the config.yaml of a run.")] = None,
     set_: SetOption = None,

@@ -38,9 +38,9 @@ def resolve(
     """Merge the sources, later ones winning, and validate.
 
     preset: names in `presets()`, the later on top of the earlier ("small", "small,wo-user" or a list of them); None for
-    the plain defaults. overrides: "group.key=value", the value read as
-    YAML. file: YAML with the same groups. extra: dotted keys that command-line options of their own stand for
-    ("seed"). A key without its group ("epochs") is looked for in the groups of the model. Raises ConfigError with one line that names the source, the key and what is allowed.
+    the plain defaults. overrides: "group.key=value", the value read as YAML; a key without its group ("epochs") is
+    looked for in the groups of the model. file: YAML with the same groups. extra: dotted keys that command-line options
+    of their own stand for ("seed"). Raises ConfigError with one line: the source, the key and what is allowed.
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}

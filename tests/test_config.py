@@ -85,7 +85,7 @@ def test_settings_cannot_be_changed_afterwards():
 
 
 @pytest.mark.parametrize(
-    ("key", "nearest"), [("training.epoch", "training.epochs"), ("epochs", "training.epochs"), ("sed", "seed")]
+    ("key", "nearest"), [("training.epoch", "training.epochs"), ("epoch", "training.epochs"), ("sed", "seed")]
 )
 def test_an_unknown_key_names_its_place_itself_and_the_nearest_match(key, nearest, tmp_path):
     assert refusal(overrides=[f"{key}=3"]) == f"--set {key}=3: unknown setting '{key}'; the nearest is '{nearest}'"

@@ -14,9 +14,9 @@ from ed2rec.config import Settings
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import leave_one_out
 from ed2rec.decoding import exact_scores
+from ed2rec.device import choose_device, computing_type
 from ed2rec.errors import RunError
 from ed2rec.evaluation.ranking import evaluate
-from ed2rec.device import choose_device, computing_type
 from ed2rec.generative import GenerativeRecommender, load_generative
 from ed2rec.instructions.examples import prompt
 from ed2rec.instructions.sequential import before

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ed2rec.baselines.trainer import Budget, Progress, Watch
 
 
-
 def fit_baseline(
     dataset: Dataset,
     split: LeaveOneOut,

@@ -48,7 +48,7 @@ class Sequences:
         return states[torch.arange(len(states), device=states.device), (self.lengths - 1).clamp(min=0)]
 
     def to_left(self, width: int) -> Tensor:
-        """(B, width) items with the padding in front: the latest `width` ones, for models with a window of fixed size."""
+        """(B, width): the latest items with the padding in front, for models with a window of fixed size."""
         back = torch.arange(-width, 0, device=self.items.device)
         at = self.lengths[:, None] + back
         return self.items.gather(1, at.clamp(min=0, max=self.items.shape[1] - 1)).where(at >= 0, self.catalogue)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ed2rec.encoding import Whitening, encode_texts
 from ed2rec.device import computing_type
+from ed2rec.encoding import Whitening, encode_texts
 from ed2rec.indexers.behaviour import Behaviour
 from ed2rec.indexers.fitting import fit
 from ed2rec.indexers.health import check_use, survey

@@ -17,9 +17,9 @@ from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
 from ed2rec.decoding import head_is_plain
+from ed2rec.device import choose_device, computing_type
 from ed2rec.encoding import Whitening, encode_texts
 from ed2rec.errors import BackboneError, ConfigError
-from ed2rec.device import choose_device, computing_type
 from ed2rec.generative import GenerativeRecommender, save_wordings
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.lsh import RandomHyperplanes

@@ -17,6 +17,7 @@ from ed2rec.vocabulary import IndexVocabulary, Kind
 
 DEEP_HEAD = 0.3  # length of the deeper levels' head rows, as a share of what they were: near enough to uniform
 
+
 def start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch, meanings: np.ndarray) -> None:
     """Rows of the index tokens from the meaning of their entities, level by level on what is left to say.
 
