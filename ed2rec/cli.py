@@ -190,6 +190,9 @@ def evaluate(
         )  # fmt: skip
     row = result.row(loaded.dataset.name, split.value, loaded.folder.model)
     title = f"{row['dataset']}, {split.value}, {row['users']:,} users"
+    if loaded.folder.settings.split != "leave-one-out":
+        row["protocol"] = loaded.folder.settings.split
+        title += f", split by {row['protocol']}"
     if ensemble is not None:
         row["ensemble"] = ensemble
         title += f", mean probability over {ensemble} instructions"

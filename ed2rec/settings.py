@@ -194,6 +194,9 @@ class Settings(Group):
     """Which recommender is trained; `ed2 train --help` lists them."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of every random choice."""
+    split: Literal["leave-one-out", "global-time"] = "leave-one-out"
+    """What is held out: each user's last two items (the protocol), or, for a baseline, all that happens after a moment
+    which is the same for everybody (`data/splits.py`): reported beside the protocol, never instead of it."""
     data: DataSettings = DataSettings()
     backbone: BackboneSettings = BackboneSettings()
     encoding: EncodingSettings = EncodingSettings()

@@ -81,7 +81,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def examples_of(run: LoadedRun, split: str, users: Sequence[int], k: int = 10) -> list[Example]:
     """What the model recommends to these users after the split's history, beside what they really took next."""
-    cases = cases_of(run.dataset, split)
+    cases = cases_of(run, split)
     chosen = np.asarray(users, dtype=np.int64)
     histories = Histories.from_lists([cases.histories[int(user)] for user in chosen])
     best = run.recommender.recommend(histories, cases.users[chosen], k)

@@ -20,7 +20,7 @@ from ed2rec.baseline_settings import FLOORS, LEARNED
 from ed2rec.config import Settings
 from ed2rec.data.associated import associated_users
 from ed2rec.data.dataset import Dataset, Histories
-from ed2rec.data.splits import Cases, LeaveOneOut, leave_one_out
+from ed2rec.data.splits import Cases, GlobalTime, LeaveOneOut, global_time, leave_one_out, times_of
 from ed2rec.ensemble import Ensemble
 from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, DataError, Ed2Error, IndexCollapse, RunError
@@ -72,6 +72,8 @@ def train(
         close = difflib.get_close_matches(settings.model, MODELS, n=1)
         nearest = f"; the nearest is {close[0]!r}" if close else ""
         raise ConfigError(f"no model {settings.model!r}{nearest}; there are: {', '.join(MODELS)}")
+    if settings.split != "leave-one-out" and settings.model == "ed2":
+        raise ConfigError("split=global-time is for the baselines: what ed2 reads of users is cut by leave-one-out")
     rank, processes = launched()
     if processes > 1 and settings.model != "ed2":
         raise ConfigError(f"{settings.model} is fitted by one process, not by {processes}: start it without a launcher")
@@ -112,7 +114,7 @@ def fit(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, pro
         return train_ed2(dataset, settings, workspace, resume, progress)
     from ed2rec.baselines.build import fit_baseline
 
-    return fit_baseline(dataset, split(dataset), settings, workspace, resume=resume, progress=progress)
+    return fit_baseline(dataset, split(dataset, settings), settings, workspace, resume=resume, progress=progress)
 
 
 def load(run: Path, dataset_folder: Path | None = None) -> LoadedRun:
@@ -127,7 +129,8 @@ def load(run: Path, dataset_folder: Path | None = None) -> LoadedRun:
     if model in (*LEARNED, *FLOORS):
         from ed2rec.baselines.build import load_baseline
 
-        return LoadedRun(folder, dataset, load_baseline(folder.path, folder.settings, dataset, split(dataset)))
+        parts = split(dataset, folder.settings)
+        return LoadedRun(folder, dataset, load_baseline(folder.path, folder.settings, dataset, parts))
     raise RunError(f"{folder.path} is a {model!r} run, which this version does not know; it knows {', '.join(MODELS)}")
 
 
@@ -150,7 +153,7 @@ def evaluate_run(
         raise ConfigError(
             "choose either --wordings (the mean of their metrics) or --ensemble (the metrics of their mean)"
         )
-    cases = cases_of(run.dataset, which)
+    cases = cases_of(run, which)
     if run.folder.dataset["log"] != fingerprint(run.dataset)["log"]:
         raise DataError(f"dataset {run.dataset.name} has other interactions than {run.folder.path} was trained on, so "
                         "its test items may have been trained on: train again")  # fmt: skip
@@ -330,12 +333,15 @@ def items_of(dataset: Dataset, numbers: Sequence[int]) -> list[Item]:
     return [Item(item_id, title or item_id) for item_id, title in rows]
 
 
-def split(dataset: Dataset) -> LeaveOneOut:
+def split(dataset: Dataset, settings: Settings) -> LeaveOneOut | GlobalTime:
+    """What is trained on, what is asked in validation and in the test."""
+    if settings.split == "global-time":
+        return global_time(dataset.histories, times_of(dataset))
     return leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
 
 
-def cases_of(dataset: Dataset, which: str) -> Cases:
-    parts = split(dataset)
+def cases_of(run: LoadedRun, which: str) -> Cases:
+    parts = split(run.dataset, run.folder.settings)
     return parts.test if which == "test" else parts.valid
 
 

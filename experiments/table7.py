@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def timed(run: LoadedRun) -> dict[str, Any]:
     """Median of users asked one by one, and the best of three passes over users together, in seconds a user."""
-    cases = cases_of(run.dataset, "test")
+    cases = cases_of(run, "test")
     k = min(10, len(run.dataset.items))
 
     def ask_for(rows: np.ndarray) -> float:

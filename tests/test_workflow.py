@@ -24,8 +24,32 @@ def shop(tmp_path):
 def test_a_run_evaluates_to_what_the_model_itself_does(shop):
     run = workflow.load(shop / "run")
     for split in ("test", "valid"):
-        direct = evaluate(run.recommender, workflow.cases_of(run.dataset, split))
+        direct = evaluate(run.recommender, workflow.cases_of(run, split))
         assert workflow.evaluate_run(run, split).metrics == direct.metrics
+
+
+def test_a_split_by_time_asks_for_the_first_item_after_the_moment_and_learns_from_nothing_after_it(tmp_path):
+    """Interaction t of 108 happens at moment t, user by user: only the user who is in the middle of a list at a cut
+    has items on both sides of it. The cut of 90 % is moment 97 (of 0…107), in user 16's list of six, 96…101."""
+    checkerboard().save(tmp_path / "shop")
+    settings = resolve(extra={"model": "popularity", "split": "global-time"})
+    workflow.train(tmp_path / "shop", tmp_path / "run", settings)
+    run = workflow.load(tmp_path / "run")
+    cases = workflow.cases_of(run, "test")
+    assert (cases.users.tolist(), cases.targets.tolist()) == ([16], [run.dataset.histories[16][1]])
+    learned = run.recommender.counts.sum()
+    assert learned == workflow.split(run.dataset, settings).valid_from <= 97
+    assert len(workflow.evaluate_run(run).ranks) == 1
+
+
+def test_what_cannot_be_split_by_time_is_refused(tmp_path):
+    positions = checkerboard()
+    positions.facts["source"] = {"timestamps": "positions in the user's list"}
+    positions.save(tmp_path / "shop")
+    with pytest.raises(DataError, match="has no times"):
+        workflow.train(tmp_path / "shop", tmp_path / "run", resolve(extra={"model": "markov", "split": "global-time"}))
+    with pytest.raises(ConfigError, match="global-time is for the baselines"):
+        workflow.train(tmp_path / "shop", tmp_path / "run", resolve(extra={"split": "global-time"}))
 
 
 def test_checkpoints_are_swept_up_once_the_run_is_saved(shop, monkeypatch):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ed2rec.baseline_settings import FLOORS
 from ed2rec.data.dataset import Dataset
-from ed2rec.data.splits import LeaveOneOut
+from ed2rec.data.splits import GlobalTime, LeaveOneOut
 from ed2rec.errors import ConfigError
 from ed2rec.recommender import Recommender
 from ed2rec.runs import Trained
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def fit_baseline(
     dataset: Dataset,
-    split: LeaveOneOut,
+    split: LeaveOneOut | GlobalTime,
     settings: Settings,
     workspace: Path,
     *,
@@ -52,7 +52,7 @@ def fit_baseline(
     return Trained(metrics, learned.save)
 
 
-def load_baseline(folder: Path, settings: Settings, dataset: Dataset, split: LeaveOneOut) -> Recommender:
+def load_baseline(folder: Path, settings: Settings, dataset: Dataset, split: LeaveOneOut | GlobalTime) -> Recommender:
     """The baseline of a run. split: of the dataset that the run was trained on."""
     if settings.model in FLOORS:
         return _load_floor(folder, settings.model)
@@ -72,7 +72,7 @@ def budget_of(settings: Settings, device: Any) -> Budget:
     )  # fmt: skip
 
 
-def learned_of(dataset: Dataset, split: LeaveOneOut, settings: Settings) -> Learned:
+def learned_of(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> Learned:
     """The untrained model on its device, as a recommender."""
     from ed2rec.baselines.learned import Learned
     from ed2rec.device import choose_device
@@ -81,7 +81,7 @@ def learned_of(dataset: Dataset, split: LeaveOneOut, settings: Settings) -> Lear
     return Learned(model, len(dataset.items), len(split.train), settings.baseline.max_history)
 
 
-def sequence_model(dataset: Dataset, split: LeaveOneOut, settings: Settings) -> SequenceModel:
+def sequence_model(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> SequenceModel:
     """The learned baseline `settings.model`, untrained. DataError where the dataset lacks what it reads."""
     name, b, items, users = settings.model, settings.baseline, len(dataset.items), len(split.train)
     own = getattr(settings, name).model_dump()
@@ -142,7 +142,7 @@ def sequence_model(dataset: Dataset, split: LeaveOneOut, settings: Settings) -> 
     return AttRec(items, users, **regular)
 
 
-def _fit_floor(dataset: Dataset, split: LeaveOneOut, settings: Settings) -> Recommender:
+def _fit_floor(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> Recommender:
     train, items = split.train, len(dataset.items)
     if settings.model == "popularity":
         from ed2rec.baselines.popularity import Popularity

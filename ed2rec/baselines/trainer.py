@@ -25,7 +25,7 @@ from ed2rec.baselines import losses
 from ed2rec.baselines.contract import Loss
 from ed2rec.baselines.learned import Learned
 from ed2rec.baselines.sequences import Sequences, Training
-from ed2rec.data.splits import LeaveOneOut
+from ed2rec.data.splits import GlobalTime, LeaveOneOut
 from ed2rec.errors import RunError
 from ed2rec.evaluation.metrics import reported
 from ed2rec.files import replace_file
@@ -67,7 +67,7 @@ class Course:
 
 def train_baseline(
     learned: Learned,
-    split: LeaveOneOut,
+    split: LeaveOneOut | GlobalTime,
     budget: Budget,
     *,
     workspace: Path,
@@ -124,7 +124,7 @@ def train_baseline(
 class _Steps:
     """Optimiser and loss of one training."""
 
-    def __init__(self, learned: Learned, split: LeaveOneOut, budget: Budget):
+    def __init__(self, learned: Learned, split: LeaveOneOut | GlobalTime, budget: Budget):
         self.model = learned.model
         self.loss: Loss = budget.loss or self.model.own_loss
         self.negatives = budget.negatives or self.model.own_negatives

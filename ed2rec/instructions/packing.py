@@ -50,7 +50,6 @@ class PackedBatches(TorchDataset[Batch]):
 
     index         the tables' token ids now; asked at every batch, so a refresh shows in the next one
     batch_tokens  tokens of one batch, padding included
-    rank, world   this process takes every world-th row of a batch
     """
 
     def __init__(
@@ -61,11 +60,9 @@ class PackedBatches(TorchDataset[Batch]):
         batch_tokens: int = 4096,
         packed: bool = True,
         seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
         self.plan, self.index, self.pad, self.packed, self.seed = plan, index, pad, packed, seed
-        self.batch_tokens, self.rank, self.world = batch_tokens, rank, world
+        self.batch_tokens = batch_tokens
         # Packing goes by the lengths of the first tables: a resumed run has later ones and must pack the same rows.
         self._lengths = self.index().lengths()
         self._epoch, self._rows = -1, [[0]]
@@ -81,7 +78,7 @@ class PackedBatches(TorchDataset[Batch]):
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._prepare(epoch)
-        rows = self._rows[place :: self.steps_per_epoch][self.rank :: self.world] or self._rows[:1]
+        rows = self._rows[place :: self.steps_per_epoch] or self._rows[:1]
         index = self.index()
         examples = [[self._examples[i] for i in row] for row in rows]
         return collate([[(lay_out(e, index), e.task) for e in row] for row in examples], self.pad)

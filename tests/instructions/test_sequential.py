@@ -258,14 +258,6 @@ def test_batches_have_about_the_tokens_that_were_asked_for():
         assert 0.5 * wanted < np.mean(sizes) < 1.5 * wanted
 
 
-def test_processes_share_the_rows_of_a_batch():
-    whole = batches_of(batch_tokens=1024)
-    parts = [batches_of(batch_tokens=1024, rank=rank, world=2) for rank in range(2)]
-    for step in range(whole.steps_per_epoch):
-        shares = [segments(part[step]) for part in parts]
-        assert sorted(shares[0] + shares[1]) == sorted(segments(whole[step])) and all(shares)
-
-
 def test_a_refreshed_table_shows_in_the_next_batch_and_leaves_the_rows_as_they_were():
     """Also where it makes indices longer: a training that is resumed in the midst of an epoch starts with the first
     table, reads the latest from its checkpoint, and must pack the rows of this epoch as it would without a stop."""
