@@ -69,6 +69,10 @@ class IndexVocabulary:
         """M."""
         return len(self._sizes(kind))
 
+    def suffixes(self, kind: Kind) -> int:
+        """How many entities may share their M codes."""
+        return self.item_suffixes if kind == "item" else self.user_suffixes
+
     def slice_of(self, kind: Kind, level: int) -> slice:
         """Token ids of one level's codes; level M is the suffix level. ValueError beyond it."""
         if not 0 <= level <= self.levels(kind):

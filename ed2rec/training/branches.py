@@ -1,5 +1,6 @@
 """From texts to the halves of the generator: embeddings (Eq. 2), an indexer fitted to them (Eq. 3-5), a first table."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +26,8 @@ from ed2rec.settings import Settings
 from ed2rec.vocabulary import Kind
 
 Progress = Callable[[str, int, int, str], None]
-SUFFIXES = 64  # suffix tokens per kind: entities that may share their M codes
+FEWEST_SUFFIXES = 64
+CROWDING = 16  # the largest group, in the mean group of an index that is too small for everybody: users, mostly
 
 
 class Encoded(NamedTuple):
@@ -107,8 +109,13 @@ def make_branch(kind: Kind, encoded: Encoded, settings: Settings, progress: Prog
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
     known = raw.abs().sum(1) > 0
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
-    table = build(indexer, x, settings.indexer.separate, SUFFIXES)
+    table = build(indexer, x, settings.indexer.separate, suffix_tokens(len(x), indexer.sizes))
     return Branch(kind, indexer, x, teacher, table, serving, reads_again(settings), learns)
+
+
+def suffix_tokens(entities: int, sizes: Sequence[int]) -> int:
+    """How many entities may share their M codes: 64, or more where there are many more entities than indices."""
+    return max(FEWEST_SUFFIXES, CROWDING * -(-entities // math.prod(sizes)))
 
 
 def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> RandomHyperplanes:

@@ -36,14 +36,13 @@ class MoveIndex(TrainerCallback):
         margin: float,
         max_share: float,
         separate: bool,
-        limit: int,
         log: Log,
         floor: float = 0.0,
         reread: Callable[[], None] | None = None,
         anew: Callable[[], Churn] | None = None,
     ) -> None:
         self.model, self.schedule, self.margin, self.max_share = model, schedule, margin, max_share
-        self.separate, self.limit, self.log, self.floor = separate, limit, log, floor
+        self.separate, self.log, self.floor = separate, log, floor
         self.reread, self.anew = reread, anew
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -75,7 +74,7 @@ class MoveIndex(TrainerCallback):
                 margin=self.margin,
                 max_share=share,
                 separate=self.separate,
-                limit=self.limit,
+                limit=self.model.vocabulary.suffixes(branch.kind),
             )
             (branch.table,) = broadcast_object_list([table])  # several processes: the first one's, should they differ
             self._tell(step, branch, churn)

@@ -42,7 +42,6 @@ from ed2rec.regulator import Regulator
 from ed2rec.settings import Settings
 from ed2rec.training.assignments import build_tasks, gather
 from ed2rec.training.branches import (
-    SUFFIXES,
     Encoded,
     Progress,
     encode,
@@ -53,6 +52,7 @@ from ed2rec.training.branches import (
     make_branch,
     read,
     reads_again,
+    suffix_tokens,
     surveyed,
 )
 from ed2rec.training.reindex import Reindex
@@ -180,7 +180,11 @@ def _extended(
     """The LLM with index tokens, whose rows start from what their entities mean, and with adapters where asked for."""
     b = settings.backbone
     vocabulary = IndexVocabulary(
-        len(tokenizer), settings.indexer.items, settings.indexer.users, SUFFIXES, SUFFIXES if texts.users else 0
+        len(tokenizer),
+        settings.indexer.items,
+        settings.indexer.users,
+        suffix_tokens(len(texts.items), settings.indexer.items),
+        suffix_tokens(len(texts.users), settings.indexer.users) if texts.users else 0,
     )
     if not head_is_plain(llm):
         raise BackboneError(
@@ -208,7 +212,8 @@ def _extended(
 def _serving_users(model: JointModel, settings: Settings) -> IndexTable | None:
     if model.users is None or model.users.serving is None:
         return None
-    return build(model.users.indexer, model.users.serving, settings.indexer.separate, SUFFIXES)
+    limit = model.vocabulary.suffixes("user")
+    return build(model.users.indexer, model.users.serving, settings.indexer.separate, limit)
 
 
 def _reread(
@@ -253,7 +258,6 @@ def _reindex(
         lambda: PackedBatches(plan, model.index_tokens, pad, seed=settings.seed).epoch(),
         partial(fit_generator, "item", settings=settings, progress=progress),
         settings.indexer.separate,
-        SUFFIXES,
     )
 
 

@@ -29,7 +29,6 @@ from ed2rec.model import Branch, JointModel
 from ed2rec.runs import Trained
 from ed2rec.settings import Settings
 from ed2rec.training.branches import (
-    SUFFIXES,
     Progress,
     surveyed,
 )
@@ -99,7 +98,6 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
                 t.margin,
                 t.max_share,
                 settings.indexer.separate,
-                SUFFIXES,
                 log,
                 settings.indexer.min_perplexity,
                 parts.reread,

@@ -28,7 +28,7 @@ class Reindex:
     weight           of behaviour beside texts
     batches          a pass over the training histories, laid out from the tables of that moment
     fit              fits a generator to (K, E + H) embeddings, from k-means on
-    separate, limit  as in `refresh.build`
+    separate         as in `refresh.build`
     """
 
     model: JointModel
@@ -37,7 +37,6 @@ class Reindex:
     batches: Callable[[], Iterable[Batch]]
     fit: Callable[[VariationalQuantiser, Tensor], object]
     separate: bool
-    limit: int
 
     def __call__(self) -> Churn:
         branch, vocabulary, llm = self.model.items, self.model.vocabulary, self.model.llm
@@ -46,7 +45,7 @@ class Reindex:
         branch.embeddings = behaviour.beside(self.texts, self.weight)
         self.fit(branch.quantiser, branch.embeddings)
         before = branch.table
-        table = build(branch.quantiser, branch.embeddings, self.separate, self.limit)
+        table = build(branch.quantiser, branch.embeddings, self.separate, vocabulary.suffixes(branch.kind))
         branch.table = replace(table, version=before.version + 1)
         carry_rows(llm, vocabulary, branch.kind, before, branch.table, behaviour)
         return churn_between(before, branch.table)

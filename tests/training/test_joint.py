@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import ASKED, SUFFIXES, World, branch, joint_world
+from small import ASKED, World, branch, joint_world
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -77,7 +77,7 @@ def train(
         output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=1, learning_rate=1e-2, index_lr=0.1,
         save_strategy="no", use_cpu=True, logging_steps=1, seed=0,
     )  # fmt: skip
-    move = MoveIndex(world.model, schedule, margin, max_share, True, SUFFIXES, log.append, floor)
+    move = MoveIndex(world.model, schedule, margin, max_share, True, log.append, floor)
     trainer = JointTrainer(world.model, arguments, batches_of(world), [move, watch, *more])
     trainer.train()
     log += [{"log": entry} for entry in trainer.state.log_history]

@@ -91,7 +91,7 @@ def reindex_of(world, batches, weight: float = 1.0) -> Reindex:
     model = world.model
     texts = torch.zeros(15, 8)
     model.items.indexer = type(model.items.indexer)(8 + model.llm.config.hidden_size, (), 6, model.items.table.sizes)
-    return Reindex(model, texts, weight, batches.epoch, lambda q, x: fit(q, x, epochs=5, batch=15), True, 8)
+    return Reindex(model, texts, weight, batches.epoch, lambda q, x: fit(q, x, epochs=5, batch=15), True)
 
 
 def test_items_that_are_asked_for_alike_get_like_codes_whatever_their_texts_say():
