@@ -45,7 +45,11 @@ def test_softmax_computes_in_float32_whatever_the_states_are():
 
 
 def test_sampled_scores_are_the_products_with_the_rows_asked_for():
-    states, table, bias = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[1.0, 0], [0, 1], [1, 1]]), torch.tensor([8.0, 16, 32])
+    states, table, bias = (
+        torch.tensor([[1.0, 2], [3, 4]]),
+        torch.tensor([[1.0, 0], [0, 1], [1, 1]]),
+        torch.tensor([8.0, 16, 32]),
+    )
     items = torch.tensor([[0, 2], [1, 1]])
     assert sampled_scores(states, table, None, items).tolist() == [[1, 3], [4, 4]]
     assert sampled_scores(states, table, bias, items).tolist() == [[9, 35], [20, 20]]
@@ -111,5 +115,7 @@ def test_negatives_are_uniform_over_the_rest():
 
 def test_negatives_follow_from_the_generator():
     sampler = Negatives(Histories.from_lists([[0, 1], [2]]), 50)
-    first, again, other = (sampler.draw(torch.tensor([0, 1, 1]), 8, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    first, again, other = (
+        sampler.draw(torch.tensor([0, 1, 1]), 8, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
