@@ -44,7 +44,7 @@ def told(dataset: Dataset, groups: int = 3) -> Dataset:
     "maker n % 2"."""
     items = range(len(dataset.items))
     more = {"categories": [f"all,kind {n % groups}" for n in items], "brand": [f"maker {n % 2}" for n in items]}
-    return replace(dataset, items=dataset.items.with_columns(**{name: pl.Series(texts) for name, texts in more.items()}))
+    return replace(dataset, items=dataset.items.with_columns(pl.Series(name, texts) for name, texts in more.items()))
 
 
 def ring(users: int = 24, items: int = 12, length: int = 7) -> Dataset:

@@ -100,6 +100,8 @@ def train_baseline(
         shutil.rmtree(workspace)
     while course.goes_on(budget):
         pretraining = course.epoch < budget.pretraining
+        if course.epoch == budget.pretraining:
+            steps.start()  # gradients of pre-training are far larger: its moments would hold the next stage back
         row: dict[str, float] = {"epoch": course.epoch + 1, "loss": steps.epoch(data, course.epoch, pretraining)}
         _check_finite(row["loss"], model, course.epoch + 1, budget)
         course.epoch += 1
@@ -128,7 +130,12 @@ class _Steps:
         self.loss: Loss = budget.loss or self.model.own_loss
         self.negatives = budget.negatives or self.model.own_negatives
         self.sampler = None if self.loss == "softmax" else losses.Negatives(split.train, learned.catalogue)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=budget.lr, weight_decay=budget.weight_decay)
+        self.lr, self.weight_decay = budget.lr, budget.weight_decay
+        self.start()
+
+    def start(self) -> None:
+        """A fresh AdamW."""
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
     def epoch(self, data: Training, number: int, pretraining: bool) -> float:
         """One pass over the targets; the mean loss of its batches, each before its step."""

@@ -1,4 +1,4 @@
-"""Every learned baseline through the verbs: trained, saved and loaded as a run, with the promises of any recommender."""
+"""Every learned baseline through the verbs: trained, saved and loaded as a run, and held to every promise."""
 
 import json
 import tempfile

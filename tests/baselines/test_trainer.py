@@ -120,6 +120,19 @@ def test_pretraining_is_epochs_before_those_that_validate(tmp_path):
     assert trained(WORLD, settings_of("s3rec", "epochs=2", "pretraining=0"), tmp_path / "v")[1]["epochs"] == 2
 
 
+def test_after_pretraining_the_optimiser_starts_afresh(tmp_path, monkeypatch):
+    """Its moments would be those of losses that are summed, a hundred times larger, and hold the next stage back."""
+    taken = []
+    keep = trainer._keep
+    monkeypatch.setattr(trainer, "_keep", lambda *what: (taken.append(steps_of(what[-1])), keep(*what)))
+    trained(WORLD, settings_of("s3rec", "epochs=2", "pretraining=2", "batch=12"), tmp_path / "w")
+    assert taken == [2, 4, 2, 4]  # two batches per epoch
+
+
+def steps_of(steps) -> int:
+    return max(int(state["step"]) for state in steps.optimiser.state.values())
+
+
 def test_a_finished_training_that_is_resumed_says_the_same_again(tmp_path):
     settings = settings_of("gru4rec")
     first, metrics = trained(WORLD, settings, tmp_path / "w")
