@@ -71,11 +71,17 @@ def groups_of(model: str) -> list[str]:
     return [name for name in groups if name not in ("baseline", *FLOORS, *LEARNED)]
 
 
-def for_model(model: str | None, preset: str | Sequence[str] | None, file: Path | None = None) -> list[str]:
+def for_model(
+    model: str | None,
+    preset: str | Sequence[str] | None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[str]:
     """The presets of a training whose user asked for `model`, or gave a file that names one: a learned baseline's own
     comes first.
 
-    ConfigError for a preset that is another model's.
+    ConfigError for a preset that is another model's, and for an override that a baseline would not read. (`resolve`
+    takes those: a driver may set the same for several models, and a run's file holds the settings of all.)
     """
     given = preset_names(preset)
     own = {name: differences(name) for name in given}
@@ -85,6 +91,11 @@ def for_model(model: str | None, preset: str | Sequence[str] | None, file: Path 
     for name, of in named:
         if of != wanted:
             raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")
+    for text in overrides if wanted in (*FLOORS, *LEARNED) else ():
+        key, known = text.partition("=")[0].strip(), [name for name, _ in _fields(Settings)]
+        if key in known and not _reads(wanted, key):
+            nearest = _nearest(key, [name for name in known if _reads(wanted, name)])
+            raise ConfigError(f"--set {text}: {wanted} does not read {key}{nearest}")
     if wanted not in LEARNED:
         return given
     for name, values in own.items():
@@ -200,17 +211,15 @@ def _with_group(key: str, model: str, source: str) -> str:
 
 
 def _check_key(key: str, value: Any, source: str, model: str) -> bool:
-    """Whether the key takes a value; False for a group that is left empty, ConfigError for anything unknown, and for
-    what somebody sets by hand for a baseline that does not read it (a file may hold the settings of all models)."""
+    """Whether the key takes a value; False for a group that is left empty, ConfigError for anything unknown, with the
+    nearest that the model reads."""
     known = [name for name, _ in _fields(Settings)]
     inside = [name for name in known if name.startswith(f"{key}.")]
-    own = [name for name in known if _reads(model, name)]
     if inside and value not in (None, {}):
         raise ConfigError(f"{source}: {key!r} is a group: set one of its values, for example {inside[0]}")
     if not inside and key not in known:
+        own = [name for name in known if _reads(model, name)]
         raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(key, own) or _nearest(key, known)}")
-    if source.startswith("--set ") and not inside and key not in own and model in (*FLOORS, *LEARNED):
-        raise ConfigError(f"{source}: {model} does not read {key}{_nearest(key, own)}")
     return not inside
 
 

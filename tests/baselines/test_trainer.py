@@ -229,7 +229,8 @@ def test_the_model_can_be_trained_in_bfloat16(name, tmp_path):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_the_models_own_loss_can_be_trained_with(name, tmp_path):
-    learned, metrics = trained(WORLD, settings_of(name, "epochs=6", "lr=0.02", "loss=own", "bf16=true"), tmp_path / "w")
+    settings = settings_of(name, "epochs=12", "lr=0.02", "loss=own", "bf16=true")
+    learned, metrics = trained(WORLD, settings, tmp_path / "w")
     curve = [row["loss"] for row in metrics["curve"] if "valid_NDCG@10" in row]
     assert learned.model.own_loss in {"softmax", *SAMPLED} and curve[-1] < curve[0]
 
