@@ -144,9 +144,8 @@ def train(
     from ed2rec import terminal, workflow
     from ed2rec.config import for_model, resolve
 
-    given = {"model": model, "seed": seed}
-    presets = preset if config is not None else for_model(model, preset)
-    settings = resolve(presets, set_ or (), config, {key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in {"model": model, "seed": seed}.items() if value is not None}
+    settings = resolve(for_model(model, preset, config, set_ or ()), set_ or (), config, given)
     with terminal.progress() as progress:
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")

@@ -49,11 +49,11 @@ def resolve(
         sources.append((str(file), _read(file)))
     sources += [(f"--set {text}", _parse_override(text)) for text in overrides]
     sources += [(f"--{key}", _nested(key, value)) for key, value in (extra or {}).items()]
-    model = next((tree["model"] for _, tree in reversed(sources) if "model" in tree), Settings().model)
+    model = str(next((tree["model"] for _, tree in reversed(sources) if "model" in tree), Settings().model))
     for source, tree in sources:
         for key, value in _leaves(tree):
-            key = _with_group(key, str(model))
-            if _check_key(key, value, source):
+            key = _with_group(key, model, source)
+            if _check_key(key, value, source, model):
                 origin[key] = source
                 _put(values, key, value)
     try:
@@ -71,22 +71,35 @@ def groups_of(model: str) -> list[str]:
     return [name for name in groups if name not in ("baseline", *FLOORS, *LEARNED)]
 
 
-def for_model(model: str | None, preset: str | Sequence[str] | None) -> list[str]:
-    """The presets of a training whose user asked for `model`: a learned baseline's own comes first.
+def for_model(
+    model: str | None,
+    preset: str | Sequence[str] | None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[str]:
+    """The presets of a training whose user asked for `model`, or gave a file that names one: a learned baseline's own
+    comes first.
 
-    ConfigError for a preset that is another model's.
+    ConfigError for a preset that is another model's, and for an override that a baseline would not read. (`resolve`
+    takes those: a driver may set the same for several models, and a run's file holds the settings of all.)
     """
     given = preset_names(preset)
     own = {name: differences(name) for name in given}
     named = [(name, str(values["model"])) for name, values in own.items() if "model" in values]
-    wanted = model or (named[-1][1] if named else "ed2")
+    in_file = _read(file).get("model") if file is not None else None
+    wanted = str(model or in_file or (named[-1][1] if named else "ed2"))
     for name, of in named:
         if of != wanted:
             raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")
+    for text in overrides if wanted in (*FLOORS, *LEARNED) else ():
+        key, known = text.partition("=")[0].strip(), [name for name, _ in _fields(Settings)]
+        if key in known and not _reads(wanted, key):
+            nearest = _nearest(key, [name for name in known if _reads(wanted, name)])
+            raise ConfigError(f"--set {text}: {wanted} does not read {key}{nearest}")
     if wanted not in LEARNED:
         return given
     for name, values in own.items():
-        if other := [key for key in values if "." in key and key.split(".")[0] not in groups_of(wanted)]:
+        if other := [key for key in values if not _reads(wanted, key)]:
             raise ConfigError(f"preset {name} sets {other[0]}, which {wanted} does not have: leave the preset out")
     return [wanted, *given]
 
@@ -180,22 +193,33 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", field
 
 
-def _with_group(key: str, model: str) -> str:
-    """ "epochs" → "baseline.epochs" for a baseline, "training.epochs" for ed2: where one group of the model has it."""
+def _reads(model: str, key: str) -> bool:
+    """Whether a setting, known or not, stands in a group of the model or in none."""
+    return "." not in key or key.split(".")[0] in groups_of(model)
+
+
+def _with_group(key: str, model: str, source: str) -> str:
+    """ "epochs" → "baseline.epochs" for a baseline, "training.epochs" for ed2: where one group of the model has it.
+    ConfigError where several have."""
     if "." in key or key in Settings.model_fields:
         return key
-    found = [full for group in groups_of(model) if (full := f"{group}.{key}") in dict(_fields(Settings))]
-    return found[0] if len(found) == 1 else key
+    known = dict(_fields(Settings))
+    found = [full for group in groups_of(model) if (full := f"{group}.{key}") in known]
+    if len(found) > 1:
+        raise ConfigError(f"{source}: {key!r} may be {' or '.join(found)}: write one of them")
+    return found[0] if found else key
 
 
-def _check_key(key: str, value: Any, source: str) -> bool:
-    """Whether the key takes a value; False for a group that is left empty, ConfigError for anything unknown."""
+def _check_key(key: str, value: Any, source: str, model: str) -> bool:
+    """Whether the key takes a value; False for a group that is left empty, ConfigError for anything unknown, with the
+    nearest that the model reads."""
     known = [name for name, _ in _fields(Settings)]
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside and value not in (None, {}):
         raise ConfigError(f"{source}: {key!r} is a group: set one of its values, for example {inside[0]}")
     if not inside and key not in known:
-        raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(key, known)}")
+        own = [name for name in known if _reads(model, name)]
+        raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(key, own) or _nearest(key, known)}")
     return not inside
 
 

@@ -1,5 +1,7 @@
 """Tiny datasets whose right answers are known by construction. Nothing is read from disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
@@ -35,3 +37,17 @@ def checkerboard(colours: int = 3, per_colour: int = 6, users_per_colour: int = 
         turn = (user // colours) % per_colour
         lists.append(own[turn:] + own[:turn])
     return dataset_of(lists, titles)
+
+
+def told(dataset: Dataset, groups: int = 3) -> Dataset:
+    """The same shop, which says more of its items: item n is in categories "all" and "kind n % groups", its brand is
+    "maker n % 2"."""
+    items = range(len(dataset.items))
+    more = {"categories": [f"all,kind {n % groups}" for n in items], "brand": [f"maker {n % 2}" for n in items]}
+    return replace(dataset, items=dataset.items.with_columns(pl.Series(name, texts) for name, texts in more.items()))
+
+
+def ring(users: int = 24, items: int = 12, length: int = 7) -> Dataset:
+    """Every user walks round a ring of items from a place of their own: item n is followed by n + 1."""
+    lists = [[(user * 5 + step) % items for step in range(length)] for user in range(users)]
+    return dataset_of(lists, [f"item-{n}" for n in range(items)], name="ring")

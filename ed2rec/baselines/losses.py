@@ -89,25 +89,28 @@ SAMPLED = {"bce": bce, "bpr": bpr, "top1": top1, "hinge": hinge}
 
 
 class Negatives:
-    """Draws items, uniformly, that a user has not taken in training."""
+    """Draws items, each with the same probability, that a user has not taken in training: the r-th free item is
 
-    ROUNDS = 8
-    """Draws of one negative; a user who took nearly everything keeps the last one."""
+        r + how many taken items t_0 < t_1 < … have  t_i - i <= r,   r uniform over the number of free items.
+
+    A user who is not known has taken nothing; one who took every item gets any.
+    """
 
     def __init__(self, train: Histories, catalogue: int):
         users = np.repeat(np.arange(len(train)), train.lengths)
         taken: NDArray[np.int64] = np.unique(users.astype(np.int64) * catalogue + train.flat)
-        self.taken, self.catalogue = torch.from_numpy(taken), catalogue
+        first = np.searchsorted(taken, np.arange(len(train) + 2) * catalogue)
+        place = np.arange(len(taken)) - first[taken // catalogue]
+        self.catalogue = catalogue
+        self.first = torch.from_numpy(first)  # of each user among all taken items
+        self.free_before = torch.from_numpy(taken - place)  # user · K + t_i - i: not falling
 
     def draw(self, users: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """(S, count) int64 on the users' device; users: (S,)."""
-        found = torch.randint(self.catalogue, (len(users), count), generator=generator)
-        start = users.cpu()[:, None] * self.catalogue
-        for _ in range(self.ROUNDS):
-            key = start + found
-            at = torch.searchsorted(self.taken, key).clamp(max=len(self.taken) - 1)
-            bad = self.taken[at] == key
-            if not bool(bad.any()):
-                break
-            found[bad] = torch.randint(self.catalogue, (int(bad.sum()),), generator=generator)
-        return found.to(users.device)
+        """(S, count) int64 on the users' device; users: (S,). Drawn on the processor: the same on every device."""
+        user = users.cpu()[:, None]
+        first = self.first[user]
+        free = self.catalogue - (self.first[user + 1] - first)
+        chance = torch.rand(len(user), count, generator=generator, dtype=torch.float64)
+        r = (chance * free.where(free > 0, self.catalogue)).long()
+        passed = torch.searchsorted(self.free_before, user * self.catalogue + r, right=True) - first
+        return ((r + passed) % self.catalogue).to(users.device)  # beyond K only where nothing was free

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from ed2rec.baselines.contract import Loss
 from ed2rec.baselines.learned import Learned
 from ed2rec.baselines.sequences import Sequences, Training
 from ed2rec.data.splits import GlobalTime, LeaveOneOut
-from ed2rec.errors import RunError
+from ed2rec.errors import DataError, RunError
 from ed2rec.evaluation.metrics import reported
 from ed2rec.files import replace_file
 
@@ -64,6 +65,10 @@ class Course:
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def goes_on(self, budget: Budget) -> bool:
+        waited = self.epoch - max(self.best_epoch, budget.pretraining)
+        return self.epoch < budget.pretraining + budget.epochs and waited < budget.patience
+
 
 def train_baseline(
     learned: Learned,
@@ -79,42 +84,38 @@ def train_baseline(
     """Fit `learned.model` in place and leave it at its best state; returns what was measured.
 
     stamp: names the settings and the data; a checkpoint of others is refused. Raises RunError where there is nothing
-    to resume, or the loss is no longer finite.
+    to resume or the model is no longer finite, DataError where nobody has two items to learn from.
     """
     model = learned.model
-    device = next(model.parameters()).device
     data = Training(split.train, catalogue=learned.catalogue, longest=learned.longest,
                     every_position=model.every_position, batch=budget.batch, seed=budget.seed)  # fmt: skip
+    if not data.targets:
+        raise DataError("no user has two training items, so there is no next item to learn from: prepare the dataset "
+                        "with --k-core 4 or more, or give more data")  # fmt: skip
     steps = _Steps(learned, split, budget)
     course, best = Course(), _copy(model)
     if resume:
         course, best = _restore(workspace, stamp, steps)
     elif workspace.exists():
         shutil.rmtree(workspace)
-    total = budget.pretraining + budget.epochs
-    while course.epoch < total and course.epoch - max(course.best_epoch, budget.pretraining) < budget.patience:
-        torch.manual_seed(hash((budget.seed, course.epoch)) & 0x7FFFFFFF)  # dropout
-        draw = torch.Generator().manual_seed(budget.seed * 100_003 + course.epoch)
+    while course.goes_on(budget):
         pretraining = course.epoch < budget.pretraining
-        model.train()
-        loss, batches = 0.0, 0
-        for number, batch in enumerate(data.epoch(course.epoch), start=1):
-            loss += steps.take(batch.to(device), draw, pretraining)
-            batches = number
+        if course.epoch == budget.pretraining:
+            steps.start()  # gradients of pre-training are far larger: its moments would hold the next stage back
+        row: dict[str, float] = {"epoch": course.epoch + 1, "loss": steps.epoch(data, course.epoch, pretraining)}
+        _check_finite(row["loss"], model, course.epoch + 1, budget)
         course.epoch += 1
-        row = {"epoch": course.epoch, "loss": loss / max(batches, 1)}
-        if not math.isfinite(row["loss"]):
-            raise RunError(f"the loss of epoch {course.epoch} is {row['loss']}: lower baseline.lr ({budget.lr:g})")
+        note = f"loss {row['loss']:.3f}"
         if not pretraining:
             row |= {f"valid_{name}": value for name, value in reported(learned.ranks(split.valid)).items()}
+            note += f"  valid NDCG@10 {row['valid_NDCG@10']:.4f}"
             if row["valid_NDCG@10"] > course.best:
                 course.best, course.best_epoch, best = row["valid_NDCG@10"], course.epoch, _copy(model)
         course.history.append(row)
-        note = f"loss {row['loss']:.3f}" + ("" if pretraining else f"  valid NDCG@10 {row['valid_NDCG@10']:.4f}")
-        progress("training", course.epoch, total, note)
+        progress("training", course.epoch, budget.pretraining + budget.epochs, note)
         _keep(workspace, stamp, course, best, steps)
         if watch is not None and not pretraining:
-            watch(course.epoch, course.best)
+            watch(course.epoch, row["valid_NDCG@10"])
     model.load_state_dict(best)
     return {"best_epoch": course.best_epoch, "epochs": course.epoch, "targets_per_epoch": data.targets,
             "parameters": sum(p.numel() for p in model.parameters()), "valid_NDCG@10": course.best,
@@ -125,25 +126,40 @@ class _Steps:
     """Optimiser and loss of one training."""
 
     def __init__(self, learned: Learned, split: LeaveOneOut | GlobalTime, budget: Budget):
-        self.model = learned.model
+        self.model, self.seed, self.half = learned.model, budget.seed, budget.bf16
         self.loss: Loss = budget.loss or self.model.own_loss
         self.negatives = budget.negatives or self.model.own_negatives
         self.sampler = None if self.loss == "softmax" else losses.Negatives(split.train, learned.catalogue)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=budget.lr, weight_decay=budget.weight_decay)
-        self.half = budget.bf16
+        self.lr, self.weight_decay = budget.lr, budget.weight_decay
+        self.start()
 
-    def take(self, batch: Sequences, draw: torch.Generator, pretraining: bool) -> float:
-        """One step; the loss before it."""
-        with self._precision(batch.items.device.type):
-            value = self.model.pretraining_loss(batch, draw) if pretraining else self._objective(batch, draw)
+    def start(self) -> None:
+        """A fresh AdamW."""
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def epoch(self, data: Training, number: int, pretraining: bool) -> float:
+        """One pass over the targets; the mean loss of its batches, each before its step."""
+        device = next(self.model.parameters()).device
+        torch.manual_seed(self.seed * 1_000_003 + number)  # dropout
+        draw = torch.Generator().manual_seed(self.seed * 100_003 + number)
+        self.model.train()
+        return sum(self._take(batch.to(device), draw, pretraining) for batch in data.epoch(number)) / len(data)
+
+    def _take(self, batch: Sequences, draw: torch.Generator, pretraining: bool) -> float:
+        value = self._pretraining(batch, draw) if pretraining else self._recommending(batch, draw)
         self.optimiser.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimiser.step()
         return float(value.detach())
 
-    def _objective(self, batch: Sequences, draw: torch.Generator) -> Tensor:
-        states, targets, users = self.model.supervised(batch, draw)
+    def _pretraining(self, batch: Sequences, draw: torch.Generator) -> Tensor:
+        with self._precision(batch.items.device.type):
+            return self.model.pretraining_loss(batch, draw)
+
+    def _recommending(self, batch: Sequences, draw: torch.Generator) -> Tensor:
+        with self._precision(batch.items.device.type):
+            states, targets, users = self.model.supervised(batch, draw)
         table, bias = self.model.output()
         if self.sampler is None:
             return losses.softmax(states, table, bias, targets)
@@ -153,6 +169,14 @@ class _Steps:
 
     def _precision(self, device: str) -> AbstractContextManager[Any]:
         return torch.autocast(device, torch.bfloat16) if self.half else nullcontext()
+
+
+def _check_finite(loss: float, model: torch.nn.Module, epoch: int, budget: Budget) -> None:
+    """The loss is that before each step, so the last step is looked for in the weights."""
+    if not math.isfinite(loss):
+        raise RunError(f"the loss of epoch {epoch} is {loss}: lower baseline.lr ({budget.lr:g})")
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise RunError(f"weights are no longer finite after epoch {epoch}: lower baseline.lr ({budget.lr:g})")
 
 
 def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -169,21 +193,22 @@ def _keep(workspace: Path, stamp: str, course: Course, best: dict[str, Tensor], 
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / "state.safetensors") as file:
         save_file(tensors, file, {"stamp": stamp, "course": json.dumps(asdict(course))})
-    (folder / "complete").touch()
 
 
 def _restore(workspace: Path, stamp: str, steps: _Steps) -> tuple[Course, dict[str, Tensor]]:
-    from safetensors import safe_open
-
     path = workspace / "checkpoint-last" / "state.safetensors"
     if not path.is_file():
         raise RunError(f"no complete checkpoint in {workspace}: train without --resume")
-    with safe_open(path, "pt") as file:
-        kept = file.metadata()
+    try:
+        with safe_open(path, "pt") as file:
+            kept = file.metadata()
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise RunError(f"the checkpoint in {workspace} is damaged ({error}): train without --resume") from None
     if kept["stamp"] != stamp:
         raise RunError(f"the checkpoint in {workspace} is of other settings or data: resume with the same ones, or "
                        "train without --resume")  # fmt: skip
-    tensors, parts = load_file(path), {"now": {}, "best": {}}  # type: ignore[var-annotated]
+    parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}}
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, name = key.split(".", 1)
