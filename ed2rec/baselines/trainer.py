@@ -84,7 +84,7 @@ def train_baseline(
     model = learned.model
     device = next(model.parameters()).device
     data = Training(split.train, catalogue=learned.catalogue, longest=learned.longest,
-                    every_position=model.every_position, batch=budget.batch, seed=budget.seed)  # fmt: skip
+                    whole_rows=model.whole_rows, batch=budget.batch, seed=budget.seed)  # fmt: skip
     steps = _Steps(learned, split, budget)
     course, best = Course(), _copy(model)
     if resume:
