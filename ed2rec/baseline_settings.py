@@ -26,7 +26,7 @@ class BaselineSettings(Group):
     patience: int = Field(default=10, ge=1)
     """Training stops after so many epochs without a better validation NDCG@10."""
     batch: int = Field(default=128, ge=1)
-    """Histories in one step: a user's whole history where the model answers at every position, else one per target."""
+    """Histories in one step: a user's whole history where the model learns from all of it, else one per target."""
     lr: float = Field(default=1e-3, gt=0, le=1)
     """Learning rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)

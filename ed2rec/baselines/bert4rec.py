@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +23,8 @@ class BERT4Rec(SequenceModel):
     one alone, which is what is asked afterwards. A row is the whole training sequence with its last item, which RecBole
     never asks for.
     """
+
+    whole_rows: ClassVar[bool] = True
 
     def __init__(
         self, catalogue: int, *, width: int, layers: int, heads: int, inner: int, dropout: float, longest: int,

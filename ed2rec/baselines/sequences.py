@@ -74,19 +74,19 @@ def of_histories(
 class Training:
     """Every training target once per epoch, in shuffled batches of about equal lengths.
 
-    every_position: one row holds a user's items and asks for the next one at each position (a history beyond `longest`
+    whole_rows: one row holds a user's items and asks for the next one at each position (a history beyond `longest`
     becomes several rows, each later one with as much context as fits); otherwise each row is one history and its next
     item, asked for at the row's last item. A user with a single training item gives no target.
     """
 
     def __init__(
-        self, train: Histories, *, catalogue: int, longest: int, every_position: bool, batch: int, seed: int
+        self, train: Histories, *, catalogue: int, longest: int, whole_rows: bool, batch: int, seed: int
     ) -> None:
         self.flat, self.catalogue, self.batch, self.seed = train.flat, catalogue, batch, seed
         self.population = len(train)
         counts = train.lengths - 1  # targets of each user
         first = train.offsets[:-1]
-        if every_position:
+        if whole_rows:
             pieces = np.where(counts > 0, -(-counts // longest), 0)
             owner = np.repeat(np.arange(len(train)), pieces)
             number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)

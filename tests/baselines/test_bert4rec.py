@@ -6,14 +6,15 @@ from sequence_contract import CATALOGUE, LONGEST, SequenceModelContract, batch_o
 from torch.nn import functional as F
 
 from ed2rec.baselines.bert4rec import BERT4Rec
+from ed2rec.baselines.contract import SequenceModel
 from ed2rec.baselines.masking import hidden_at_random, last_of, training_rows
 from ed2rec.baselines.sequences import Training
 from ed2rec.data.dataset import Histories
 
 
-def training(lists, longest=LONGEST, every_position=False):
+def training(lists, longest=LONGEST, whole_rows=False):
     """All training rows in one batch."""
-    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=longest, every_position=every_position,
+    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=longest, whole_rows=whole_rows,
                     batch=64, seed=0)  # fmt: skip
     (batch,) = made.epoch(0)
     return batch
@@ -48,23 +49,23 @@ class TestBERT4Rec(SequenceModelContract):
 
 def test_a_row_is_the_whole_training_sequence_cut_to_the_latest_items():
     lists = [[3, 1, 4, 5, 9], [2, 6]]
-    assert sorted(training_rows(training(lists, every_position=True), 9).tolist()) == [[2, 6] + [12] * 3, lists[0]]
-    assert sorted(training_rows(training(lists, every_position=True), 3).tolist()) == [[2, 6, 12], [4, 5, 9]]
+    assert sorted(training_rows(training(lists, whole_rows=True), 9).tolist()) == [[2, 6] + [12] * 3, lists[0]]
+    assert sorted(training_rows(training(lists, whole_rows=True), 3).tolist()) == [[2, 6, 12], [4, 5, 9]]
     prefixes = sorted(training_rows(training(lists), 9).tolist())
     assert prefixes == [[2, 6, 12, 12, 12], lists[0], [3, 1, 4, 5, 12], [3, 1, 4, 12, 12], [3, 1, 12, 12, 12]]
 
 
 def test_a_long_history_in_windows_shows_each_window_with_its_last_target():
     """Seven items through windows of three: inputs 0-2 and 3-5, each with the target behind its last one."""
-    rows = training_rows(training([[0, 1, 2, 3, 4, 5, 6]], longest=3, every_position=True), 3)
+    rows = training_rows(training([[0, 1, 2, 3, 4, 5, 6]], longest=3, whole_rows=True), 3)
     assert sorted(rows.tolist()) == [[1, 2, 3], [4, 5, 6]]
 
 
-@pytest.mark.parametrize("every_position", [False, True])
-def test_only_hidden_positions_are_asked_for_and_their_items_are_not_read(every_position):
+@pytest.mark.parametrize("whole_rows", [False, True])
+def test_only_hidden_positions_are_asked_for_and_their_items_are_not_read(whole_rows):
     """Whatever stands at the hidden positions, the states there stay the same; the targets are what stood there."""
     model = small(dropout=0.0).train()
-    batch = training([[3, 1, 4, 5, 9], [2, 6, 8]], every_position=every_position)
+    batch = training([[3, 1, 4, 5, 9], [2, 6, 8]], whole_rows=whole_rows)
     states, targets, users = model.supervised(batch, draw())
     rows = training_rows(batch, LONGEST)
     hidden = model.hide(rows < CATALOGUE, draw())
@@ -100,7 +101,7 @@ def test_every_training_item_is_asked_for_the_last_one_too():
     model, lists = small(), [[3, 1, 4, 5, 9], [2, 6, 8]]
     random, asked = draw(), set()
     for _ in range(60):
-        _, targets, users = model.supervised(training(lists, every_position=True), random)
+        _, targets, users = model.supervised(training(lists, whole_rows=True), random)
         asked |= set(zip(users.tolist(), targets.tolist(), strict=True))
     assert asked == {(user, item) for user, items in enumerate(lists) for item in items}
 
@@ -115,3 +116,31 @@ def test_the_same_generator_hides_the_same_items_and_its_state_moves_on():
     model, batch, random = small(), training([np.arange(9).tolist()] * 8), draw(5)
     first = model.supervised(batch, random)[1].tolist()
     assert model.supervised(batch, draw(5))[1].tolist() == first != model.supervised(batch, random)[1].tolist()
+
+
+def test_it_trains_on_one_row_per_user_and_not_on_one_per_prefix():
+    lists = [[3, 1, 4, 5, 9], [2, 6, 8], [7]]
+    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=LONGEST, whole_rows=BERT4Rec.whole_rows,
+                    batch=64, seed=0)  # fmt: skip
+    (batch,) = made.epoch(0)
+    assert sorted(batch.users.tolist()) == [0, 1]
+
+
+def test_a_model_that_does_not_say_wants_whole_rows_where_it_answers_at_every_position():
+    class Causal(SequenceModel):
+        every_position = True
+
+    class Deeper(Causal):
+        pass
+
+    class Windowed(SequenceModel):
+        pass
+
+    class Masked(SequenceModel):
+        whole_rows = True
+
+    class Prefixes(Causal):
+        whole_rows = False
+
+    wanted = {kind.__name__: kind.whole_rows for kind in (Causal, Deeper, Windowed, Masked, Prefixes)}
+    assert wanted == {"Causal": True, "Deeper": True, "Windowed": False, "Masked": True, "Prefixes": False}

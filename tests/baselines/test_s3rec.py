@@ -22,7 +22,7 @@ def small(catalogue=CATALOGUE, attributes=ATTRIBUTES, dropout=0.1, masked=0.3):
 
 
 def training(lists):
-    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=LONGEST, every_position=True, batch=64,
+    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=LONGEST, whole_rows=True, batch=64,
                     seed=0)  # fmt: skip
     (batch,) = made.epoch(0)
     return batch
