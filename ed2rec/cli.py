@@ -177,7 +177,7 @@ def tune(
     Examples:
       ed2 tune datasets/games --model fmlprec --out tuned/fmlprec --trials 20 --minutes 60
       ed2 tune datasets/games --model fmlprec --out tuned/fmlprec --trials 40 --minutes 60 --resume
-      ed2 train datasets/games --out runs/fmlprec --config tuned/fmlprec/best.yaml
+      ed2 tune datasets/games --model ed2 --preset small --out tuned/ed2 --set training.epochs=6
     """
     from ed2rec import terminal, workflow
     from ed2rec.config import for_model, keys_set, resolve
