@@ -7,6 +7,7 @@ Heavy libraries are imported inside the verbs, so that `ed2 --help` answers at o
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -149,6 +150,59 @@ def train(
     with terminal.progress() as progress:
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")
+
+
+@app.command()
+def tune(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")],
+    model: Annotated[str, typer.Option(help="ed2 or a baseline; a wrong name lists all.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for trials.jsonl, study and best.yaml.")],
+    trials: Annotated[int, typer.Option(metavar="N", help="Trainings, those before a --resume with them.")] = 20,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Most minutes of training and validation, likewise.")
+    ] = None,
+    preset: PresetOption = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix one setting; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search and of every training in it.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a search, perhaps with a larger budget.")
+    ] = False,
+) -> None:
+    """Search a model's settings by validation NDCG@10, its preset first, on a budget that is the same for every model.
+
+    \b
+    Examples:
+      ed2 tune datasets/games --model fmlprec --out tuned/fmlprec --trials 20 --minutes 60
+      ed2 tune datasets/games --model fmlprec --out tuned/fmlprec --trials 40 --minutes 60 --resume
+      ed2 tune datasets/games --model ed2 --preset small --out tuned/ed2 --set training.epochs=6
+    """
+    from ed2rec import terminal, workflow
+    from ed2rec.config import for_model, keys_set, resolve
+    from ed2rec.spaces import space_of
+    from ed2rec.trials import BEST, Limit, spent
+    from ed2rec.tuning import tune as search
+
+    workflow.check_model(model)
+    start = resolve(for_model(model, preset, None, set_ or ()), set_ or (), extra={"model": model, "seed": seed})
+    space = space_of(model, keys_set(set_ or (), model))
+    command = ["ed2", "tune", _portable(dataset), "--model", model, "--out", _portable(out), "--trials", str(trials)]
+    command += [] if minutes is None else ["--minutes", f"{minutes:g}"]
+    command += [word for name in preset or () for word in ("--preset", name)]
+    command += [word for text in set_ or () for word in ("--set", text)] + ["--seed", str(seed)]
+    with terminal.progress() as progress:
+        found = search(dataset, out, start, space, limit=Limit(trials, minutes), resume=resume,
+                       command=shlex.join(command), progress=progress)  # fmt: skip
+    terminal.print_trials(found.rows, found.best, f"{model} on {dataset.name}: {spent(found.rows):.0f} s of training")
+    every = ", which is all that there is to try" if found.exhausted else ""
+    terminal.say(f"{len(found.rows)} trials{every}; the best is in {out / BEST}; next: "
+                 f"ed2 train {dataset} --out RUN --config {out / BEST}")  # fmt: skip
+
+
+def _portable(path: Path) -> str:
+    """As it was given; where that is a place on this machine, its last name."""
+    return path.name if path.is_absolute() else str(path)
 
 
 @app.command()

@@ -13,7 +13,7 @@ values.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ from ed2rec.baseline_settings import FLOORS, LEARNED
 from ed2rec.errors import ConfigError
 from ed2rec.settings import Settings
 
-__all__ = ["Settings", "differences", "explain", "for_model", "preset_names", "presets", "resolve"]
+__all__ = [
+    "Settings", "as_preset", "changed", "differences", "explain", "for_model", "keys_set", "preset_names", "presets",
+    "resolve",
+]  # fmt: skip
 
 PRESETS = Path(__file__).parent / "presets"
+OF_MACHINES = ("device", "bf16", "report_to", "cache")
 
 
 def resolve(
@@ -118,6 +122,38 @@ def preset_names(given: str | Sequence[str] | None) -> list[str]:
 def differences(preset: str) -> dict[str, Any]:
     """Dotted key → value of everything that the preset, with those it extends, sets."""
     return {key: value for _, tree in _preset_chain(preset) for key, value in _leaves(tree)}
+
+
+def keys_set(overrides: Sequence[str], model: str) -> set[str]:
+    """Dotted keys of the settings that `--set` texts name, those without their group too."""
+    return {_with_group(key, model, f"--set {text}") for text in overrides for key, _ in _leaves(_parse_override(text))}
+
+
+def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values at dotted keys. ConfigError where a value is out of range."""
+    tree = settings.model_dump()
+    for key, value in values.items():
+        _put(tree, key, value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, {})) from None
+
+
+def as_preset(settings: Settings, also: Iterable[str] = ()) -> str:
+    """YAML of a preset: the model, all that differs from the defaults, what its own preset names, the keys in `also`.
+
+    Neither the seed nor what belongs to a machine (devices, trackers, caches). Read as a file or on top of the model's
+    own preset, it comes to the same settings.
+    """
+    also = {*also, *(differences(settings.model) if settings.model in presets() else ())}
+    default, own = dict(_leaves(Settings().model_dump(mode="json"))), groups_of(settings.model)
+    tree: dict[str, Any] = {"model": settings.model}
+    for key, value in _leaves(settings.model_dump(mode="json")):
+        group, _, name = key.partition(".")
+        if group in own and name not in OF_MACHINES and (key in also or value != default[key]):
+            _put(tree, key, value)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def explain() -> Iterator[tuple[str, str, str]]:

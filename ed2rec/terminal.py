@@ -197,6 +197,20 @@ def print_item_index(shown: Mapping[str, Any]) -> None:
     print_columns(columns, title=f"{shown['title'] or shown['item_id']} and its neighbours", right=("shared",))
 
 
+def print_trials(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], title: str) -> None:
+    """`ed2 tune`: its trials in order; ● marks the best."""
+    columns: dict[str, Sequence[object]] = {
+        "": ["●" if row is best else "" for row in rows],
+        "trial": [row["number"] for row in rows],
+        "state": [row["state"] for row in rows],
+        **{key.rpartition(".")[2]: [row["values"].get(key, "–") for row in rows] for key in best["values"]},
+        "valid NDCG@10": [f"{row['valid']['NDCG@10']:.4f}" if row["valid"] else "–" for row in rows],
+        "epochs": ["–" if row["epochs"] is None else f"{row['epochs']:g}" for row in rows],
+        "seconds": ["–" if row["seconds"] is None else f"{row['seconds']:.1f}" for row in rows],
+    }
+    print_columns(columns, title, right=[name for name in columns if name not in ("", "state")])
+
+
 def print_findings(found: Findings) -> None:
     """`ed2 doctor`: everything that was looked at, with the command that mends it."""
     marks = {"ok": "✓", "note": "•", "missing": "✗"}

@@ -34,6 +34,8 @@ MODELS = ("ed2", *LEARNED, *FLOORS)
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, of how many, a note such as a loss)."""
+Watch = Callable[[int, float], None]
+"""Called with (epoch, for ed2 the number of the validation; validation NDCG@10); may raise to stop the training."""
 
 
 @runtime_checkable
@@ -68,10 +70,7 @@ def train(
 
     Among several processes of one launcher the first one saves, and all come back when the run is there.
     """
-    if settings.model not in MODELS:
-        close = difflib.get_close_matches(settings.model, MODELS, n=1)
-        nearest = f"; the nearest is {close[0]!r}" if close else ""
-        raise ConfigError(f"no model {settings.model!r}{nearest}; there are: {', '.join(MODELS)}")
+    check_model(settings.model)
     if settings.split != "leave-one-out" and settings.model == "ed2":
         raise ConfigError("split=global-time is for the baselines: what ed2 reads of users is cut by leave-one-out")
     rank, processes = launched()
@@ -106,15 +105,26 @@ def train(
     return runs.open_run(out)
 
 
-def fit(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> runs.Trained:
+def check_model(model: str) -> None:
+    """ConfigError for a name that is no model's."""
+    if model not in MODELS:
+        close = difflib.get_close_matches(model, MODELS, n=1)
+        nearest = f"; the nearest is {close[0]!r}" if close else ""
+        raise ConfigError(f"no model {model!r}{nearest}; there are: {', '.join(MODELS)}")
+
+
+def fit(
+    dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress, watch: Watch | None = None
+) -> runs.Trained:
     """The chosen model, trained. Imports only what that model needs: a baseline starts without an LLM library."""
     if settings.model == "ed2":
         from ed2rec.training.pipeline import train_ed2
 
-        return train_ed2(dataset, settings, workspace, resume, progress)
+        return train_ed2(dataset, settings, workspace, resume, progress, watch)
     from ed2rec.baselines.build import fit_baseline
 
-    return fit_baseline(dataset, split(dataset, settings), settings, workspace, resume=resume, progress=progress)
+    parts = split(dataset, settings)
+    return fit_baseline(dataset, parts, settings, workspace, resume=resume, progress=progress, watch=watch)
 
 
 def load(run: Path, dataset_folder: Path | None = None) -> LoadedRun:

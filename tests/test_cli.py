@@ -53,7 +53,7 @@ def commands() -> list[list[str]]:
 
 def test_the_verbs_are_those_of_the_design():
     verbs = {"data fetch", "prepare", "train", "evaluate", "recommend", "explain", "index", "export", "bench", "demo"}
-    verbs.add("doctor")
+    verbs |= {"doctor", "tune"}
     assert {" ".join(command) for command in commands()} == verbs
 
 

@@ -12,7 +12,7 @@ import ed2rec
 
 ROOT = Path(ed2rec.__file__).parent
 LINES = """
-errors setting_group baseline_settings settings config environment device
+errors setting_group baseline_settings settings config spaces environment device
 data
 recommender ensemble encoding adaptation backbone files
 evaluation indexers
@@ -22,6 +22,8 @@ regulator model
 runs generative telling training
 baselines
 workflow
+trials
+tuning
 charts report inspection doctor export
 summary serving terminal
 demo

@@ -91,7 +91,8 @@ class Validate(TrainerCallback):
     """Measures the validation NDCG@10 at the given steps and keeps the best state, weights and tables together.
 
     Only states from step `final` on, whose index no longer moves, can be the best one: an earlier one was never
-    trained to its end. best: what was the best before a training that is resumed.
+    trained to its end. best: what was the best before a training that is resumed. watch: told (number of the
+    measurement, from 1; NDCG@10) after each; may raise to stop.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class Validate(TrainerCallback):
         log: Log,
         final: int,
         best: float = -1.0,
+        watch: Callable[[int, float], None] | None = None,
     ) -> None:
+        self.watch = watch
         self.model, self.measure, self.steps, self.folder = model, measure, steps, workspace / "best"
         self.log, self.final, self.best = log, final, best
 
@@ -115,13 +118,17 @@ class Validate(TrainerCallback):
         self.log({"step": state.global_step, "valid": metrics})
         if state.global_step >= self.final and metrics["NDCG@10"] > self.best:
             self.best = metrics["NDCG@10"]
-            if not state.is_world_process_zero:
-                return
-            partial = self.folder.with_name("best.part")
-            shutil.rmtree(partial, ignore_errors=True)
-            save_state(self.model, partial)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            partial.rename(self.folder)
+            if state.is_world_process_zero:
+                self._keep()
+        if self.watch is not None:
+            self.watch(sorted(self.steps).index(state.global_step) + 1, metrics["NDCG@10"])
+
+    def _keep(self) -> None:
+        partial = self.folder.with_name("best.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        save_state(self.model, partial)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        partial.rename(self.folder)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         args.distributed_state.wait_for_everyone()  # type: ignore[union-attr]  # the first process may still be writing

@@ -41,8 +41,18 @@ from ed2rec.training.schedule import IndexSchedule
 
 
 @memory_errors_explained()
-def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress) -> Trained:
-    """Train on the training part of the dataset. workspace: folder of checkpoints; kept until the run is written."""
+def train_ed2(
+    dataset: Dataset,
+    settings: Settings,
+    workspace: Path,
+    resume: bool,
+    progress: Progress,
+    watch: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train on the training part of the dataset. workspace: folder of checkpoints; kept until the run is written.
+
+    watch: told (number of the validation, its NDCG@10); may raise to stop (`ed2 tune`).
+    """
     quiet_libraries()
     if settings.training.dense and settings.training.instruction == "question":
         raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
@@ -103,7 +113,7 @@ def train_ed2(dataset: Dataset, settings: Settings, workspace: Path, resume: boo
                 parts.reread,
                 _agreed(parts.anew, model, processes),
             ),
-            Validate(model, measure, points, workspace, log, final, max(before, default=-1.0)),
+            Validate(model, measure, points, workspace, log, final, max(before, default=-1.0), watch),
             Tell(progress if processes.first else _nothing, log),
         ],
         mixture.names,

@@ -14,7 +14,7 @@ LISTS = st.lists(st.lists(st.integers(0, CATALOGUE - 1), max_size=12), min_size=
 
 
 def training(lists, *, longest=4, every_position=True, batch=2, seed=0):
-    return Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=longest, every_position=every_position,
+    return Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=longest, whole_rows=every_position,
                     batch=batch, seed=seed)  # fmt: skip
 
 
