@@ -243,7 +243,7 @@ class Unreadable:
 
 @pytest.mark.parametrize("model", ["gru4rec", "magnn", "markov"])
 def test_the_test_split_is_never_touched(shop, monkeypatch, model):
-    def poisoned(dataset):
+    def poisoned(dataset, settings):
         return replace(leave_one_out(dataset.histories), test=Unreadable())
 
     monkeypatch.setattr(workflow, "split", poisoned)
