@@ -97,6 +97,17 @@ def test_ours_is_searched_like_theirs_and_judged_by_the_states_that_it_would_kee
 # What it spends.
 
 
+def test_a_trial_of_ours_is_given_up_too(tmp_path, monkeypatch):
+    small.shop().save(tmp_path / "shop")
+    monkeypatch.setattr(tuning, "RANDOM", 1)
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", lambda trial: trial.number > 0)
+    base = small.small_settings("training.epochs=3", "training.neighbours=0", "tasks.use=[]", "indexer.users=[]")
+    found = tune(tmp_path / "shop", tmp_path / "out", base, {"training.lr": (1e-9, 3e-3)}, limit=Limit(2))
+    assert [(row["state"], row["epochs"]) for row in found.rows] == [("complete", 3), ("pruned", 1)], (
+        "1 of 3 validations"
+    )
+
+
 def test_trials_below_the_median_are_given_up_and_logged_with_what_they_had_reached(shop, monkeypatch):
     monkeypatch.setattr(tuning, "RANDOM", 1)
     base = start("lr=1e-2", "epochs=6", "patience=2")
