@@ -259,7 +259,7 @@ def test_the_test_split_is_never_touched(shop, monkeypatch, model):
 
     monkeypatch.setattr(workflow, "split", poisoned)
     with pytest.raises(AssertionError, match="asked for targets"):
-        _ = workflow.split(checkerboard()).test.targets
+        _ = workflow.split(checkerboard(), None).test.targets
     found = tune(shop / "shop", shop / "out", start("epochs=1", model=model), space_of(model), limit=Limit(2))
     assert len(found.rows) == 2
 
