@@ -62,6 +62,7 @@ class Bench(StrEnum):
     DECODE = "decode"
     TRAIN = "train"
     INDEX = "index"
+    BASELINES = "baselines"
 
 
 @app.callback(invoke_without_command=True)
@@ -387,14 +388,19 @@ def export(
 
 @app.command()
 def bench(
-    what: Annotated[Bench, typer.Argument(help="decode, train or index.")],
+    what: Annotated[Bench, typer.Argument(help="decode, train, index or baselines.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there; - is stdout.")] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option(metavar="PYTHON", help="For baselines: a Python with Cornac and RecBole (docs/benchmarks.md)."),
+    ] = None,
 ) -> None:
     """Measure speed on this machine, as ratios within one run.
 
     \b
-    Example:
+    Examples:
       ed2 bench decode --json decode.json
+      ed2 bench baselines --peers peers/bin/python
     """
     from importlib import import_module
 
@@ -403,8 +409,11 @@ def bench(
 
     if json is not None and json != Path("-"):
         check_file(json)
+    if peers is not None and what is not Bench.BASELINES:
+        raise ConfigError(f"--peers {peers} goes with `ed2 bench baselines`")
+    more = {"python": peers} if what is Bench.BASELINES else {}
     with terminal.progress() as progress:
-        figures: dict[str, Any] = import_module(f"benchmarks.{what.value}").run(progress)
+        figures: dict[str, Any] = import_module(f"benchmarks.{what.value}").run(progress, **more)
     if json is not None and json != Path("-"):
         with replace_file(json) as file:
             file.write_text(terminal.as_json(figures), encoding="utf-8")

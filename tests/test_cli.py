@@ -83,6 +83,7 @@ def test_usage_errors_are_one_line_with_a_hint(ask):
     assert "ed2 train --help" in refused(ask("train"))
     assert "--split" in refused(ask("evaluate", "x", "--splt", "test"))
     assert "'training'" in refused(ask("bench", "training"))
+    assert "ed2 bench baselines" in refused(ask("bench", "decode", "--peers", "python"))
     assert "'--k'" in refused(ask("recommend", "x", "--user", "1", "--k", "many"))
 
 

@@ -92,7 +92,7 @@ def train_baseline(
     if not data.targets:
         raise DataError("no user has two training items, so there is no next item to learn from: prepare the dataset "
                         "with --k-core 4 or more, or give more data")  # fmt: skip
-    steps = _Steps(learned, split, budget)
+    steps = Steps(learned, split, budget)
     course, best = Course(), _copy(model)
     if resume:
         course, best = _restore(workspace, stamp, steps)
@@ -122,7 +122,7 @@ def train_baseline(
             "curve": course.history}  # fmt: skip
 
 
-class _Steps:
+class Steps:
     """Optimiser and loss of one training."""
 
     def __init__(self, learned: Learned, split: LeaveOneOut | GlobalTime, budget: Budget):
@@ -183,7 +183,7 @@ def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _keep(workspace: Path, stamp: str, course: Course, best: dict[str, Tensor], steps: _Steps) -> None:
+def _keep(workspace: Path, stamp: str, course: Course, best: dict[str, Tensor], steps: Steps) -> None:
     """One file, replaced as a whole: weights now, weights at the best epoch, AdamW's moments, and the course."""
     tensors = {f"now.{name}": value.contiguous() for name, value in steps.model.state_dict().items()}
     tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
@@ -195,7 +195,7 @@ def _keep(workspace: Path, stamp: str, course: Course, best: dict[str, Tensor], 
         save_file(tensors, file, {"stamp": stamp, "course": json.dumps(asdict(course))})
 
 
-def _restore(workspace: Path, stamp: str, steps: _Steps) -> tuple[Course, dict[str, Tensor]]:
+def _restore(workspace: Path, stamp: str, steps: Steps) -> tuple[Course, dict[str, Tensor]]:
     path = workspace / "checkpoint-last" / "state.safetensors"
     if not path.is_file():
         raise RunError(f"no complete checkpoint in {workspace}: train without --resume")
