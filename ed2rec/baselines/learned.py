@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,24 +51,21 @@ class Learned:
         return self._scores(histories, users).cpu().numpy()
 
     def recommend(self, histories: Histories, users: NDArray[np.int64] | None, k: int) -> Recommendations:
-        parts = []
-        for low in range(0, len(histories), BATCH):
-            rows = np.arange(low, min(low + BATCH, len(histories)))
-            parts.append(top_k(self.scores(histories.take(rows), None if users is None else users[rows]), k))
-        if not parts:
-            return Recommendations(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
-        return Recommendations(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
+        items, scores = np.empty((len(histories), k), np.int64), np.empty((len(histories), k), np.float32)
+        for rows in _batches(len(histories)):
+            found = top_k(self.scores(histories.take(rows), None if users is None else users[rows]), k)
+            items[rows], scores[rows] = found.items, found.scores
+        return Recommendations(items, scores)
 
     def ranks(self, cases: Cases) -> NDArray[np.int64]:
         """(n,) the rank of each target, ties counted against it, as the evaluator has it: without the lists, so
         that training can ask after every epoch."""
-        found = [np.empty(0, np.int64)]
-        for low in range(0, len(cases), BATCH):
-            rows = np.arange(low, min(low + BATCH, len(cases)))
+        found = np.empty(len(cases), np.int64)
+        for rows in _batches(len(cases)):
             scores = self._scores(cases.histories.take(rows), cases.users[rows])
             target = torch.from_numpy(cases.targets[rows]).to(scores.device)
-            found.append((scores >= scores.gather(1, target[:, None])).sum(1).cpu().numpy())
-        return np.concatenate(found)
+            found[rows] = (scores >= scores.gather(1, target[:, None])).sum(1).cpu().numpy()
+        return found
 
     def save(self, folder: Path) -> None:
         save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, folder / FILE)
@@ -80,3 +78,10 @@ class Learned:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{folder / FILE} holds another model's weights ({reason}): train the run again") from None
         return self
+
+
+def _batches(count: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers, BATCH at a time. What a batch leaves behind goes into one array made before the first: small arrays
+    kept from every batch lie between the large ones, so that the heap grows by the size of the scores each time."""
+    for low in range(0, count, BATCH):
+        yield np.arange(low, min(low + BATCH, count))
