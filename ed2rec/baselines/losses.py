@@ -32,7 +32,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             s, t = states[low : low + rows], targets[low : low + rows]
             logits = s @ table.T if bias is None else torch.addmm(bias, s, table.T)
             total = total - logits.gather(1, t[:, None]).sum()
-            top = logits.max(1, keepdim=True).values
+            top = logits.amax(1, keepdim=True)  # half the time of max, which also finds where
             p = logits.sub_(top).exp_()
             mass = p.sum(1, keepdim=True)
             total = total + (mass.log() + top).sum()
