@@ -25,8 +25,8 @@ from ed2rec.errors import ConfigError
 from ed2rec.settings import Settings
 
 __all__ = [
-    "Settings", "as_preset", "changed", "differences", "explain", "for_model", "keys_set", "preset_names", "presets",
-    "resolve",
+    "Settings", "as_preset", "changed", "differences", "explain", "for_model", "keys_set", "nearest", "preset_names",
+    "presets", "resolve", "what_is_read",
 ]  # fmt: skip
 
 PRESETS = Path(__file__).parent / "presets"
@@ -75,6 +75,14 @@ def groups_of(model: str) -> list[str]:
     return [name for name in groups if name not in ("baseline", *FLOORS, *LEARNED)]
 
 
+def what_is_read(settings: Settings) -> dict[str, Any]:
+    """All that decides what the run becomes, in JSON's types: what is in no group, and the groups that its model reads.
+    A setting that another model gained changes nothing."""
+    groups = groups_of(settings.model)
+    whole = settings.model_dump(mode="json")
+    return {name: value for name, value in whole.items() if name in groups or not isinstance(value, dict)}
+
+
 def for_model(
     model: str | None,
     preset: str | Sequence[str] | None,
@@ -98,8 +106,8 @@ def for_model(
     for text in overrides if wanted in (*FLOORS, *LEARNED) else ():
         key, known = text.partition("=")[0].strip(), [name for name, _ in _fields(Settings)]
         if key in known and not _reads(wanted, key):
-            nearest = _nearest(key, [name for name in known if _reads(wanted, name)])
-            raise ConfigError(f"--set {text}: {wanted} does not read {key}{nearest}")
+            closest = nearest(key, [name for name in known if _reads(wanted, name)])
+            raise ConfigError(f"--set {text}: {wanted} does not read {key}{closest}")
     if wanted not in LEARNED:
         return given
     for name, values in own.items():
@@ -147,11 +155,11 @@ def as_preset(settings: Settings, also: Iterable[str] = ()) -> str:
     own preset, it comes to the same settings.
     """
     also = {*also, *(differences(settings.model) if settings.model in presets() else ())}
-    default, own = dict(_leaves(Settings().model_dump(mode="json"))), groups_of(settings.model)
+    default = dict(_leaves(Settings().model_dump(mode="json")))
     tree: dict[str, Any] = {"model": settings.model}
-    for key, value in _leaves(settings.model_dump(mode="json")):
-        group, _, name = key.partition(".")
-        if group in own and name not in OF_MACHINES and (key in also or value != default[key]):
+    for key, value in _leaves(what_is_read(settings)):
+        kept = key != "seed" and key.rpartition(".")[2] not in OF_MACHINES
+        if kept and (key in also or value != default[key]):
             _put(tree, key, value)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
@@ -167,7 +175,7 @@ def _preset_chain(name: str, seen: tuple[str, ...] = ()) -> list[tuple[str, dict
     """The preset and those it extends, the most basic first."""
     path = PRESETS / f"{name}.yaml"
     if name not in presets():
-        raise ConfigError(f"no preset {name!r}{_nearest(name, presets())}; there are: {', '.join(presets())}")
+        raise ConfigError(f"no preset {name!r}{nearest(name, presets())}; there are: {', '.join(presets())}")
     if name in seen:
         raise ConfigError(f"preset {' → '.join([*seen, name])} extends itself: remove one `extends:`")
     tree = _read(path)
@@ -255,11 +263,11 @@ def _check_key(key: str, value: Any, source: str, model: str) -> bool:
         raise ConfigError(f"{source}: {key!r} is a group: set one of its values, for example {inside[0]}")
     if not inside and key not in known:
         own = [name for name in known if _reads(model, name)]
-        raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(key, own) or _nearest(key, known)}")
+        raise ConfigError(f"{source}: unknown setting {key!r}{nearest(key, own) or nearest(key, known)}")
     return not inside
 
 
-def _nearest(given: str, known: Sequence[str]) -> str:
+def nearest(given: str, known: Sequence[str]) -> str:
     # A key typed without its group ("epochs") is compared with the last parts as well.
     tails = {name.rpartition(".")[2]: name for name in reversed(known)}
     close = difflib.get_close_matches(given, known, n=1) or [

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ed2rec import runs, workflow
-from ed2rec.config import Settings, as_preset, changed, groups_of
+from ed2rec.config import Settings, as_preset, changed, what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.errors import ConfigError, RunError
 from ed2rec.files import replace_file
@@ -91,9 +91,8 @@ def measured(trained: runs.Trained, dataset: Dataset, settings: Settings, worksp
 
 def record(dataset: Dataset, start: Settings, space: Space) -> str:
     """search.yaml: all that makes two searches the same one, but for what they may spend."""
-    own = ("seed", *groups_of(start.model))
-    settings = {name: group for name, group in start.model_dump(mode="json").items() if name in own}
-    facts = {"model": start.model, "dataset": {"name": dataset.name, **workflow.fingerprint(dataset)}}
+    settings = what_is_read(start)
+    facts = {"model": settings.pop("model"), "dataset": {"name": dataset.name, **workflow.fingerprint(dataset)}}
     whole = {**facts, "space": as_plain(space), "settings": settings}
     return yaml.safe_dump(whole, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
 

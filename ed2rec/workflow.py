@@ -5,7 +5,6 @@ ED² and the baselines (`baselines.build`) meet here: how each is fitted, and ho
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from ed2rec import runs
 from ed2rec.baseline_settings import FLOORS, LEARNED
-from ed2rec.config import Settings
+from ed2rec.config import Settings, nearest
 from ed2rec.data.associated import associated_users
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import Cases, GlobalTime, LeaveOneOut, global_time, leave_one_out, times_of
@@ -108,9 +107,7 @@ def train(
 def check_model(model: str) -> None:
     """ConfigError for a name that is no model's."""
     if model not in MODELS:
-        close = difflib.get_close_matches(model, MODELS, n=1)
-        nearest = f"; the nearest is {close[0]!r}" if close else ""
-        raise ConfigError(f"no model {model!r}{nearest}; there are: {', '.join(MODELS)}")
+        raise ConfigError(f"no model {model!r}{nearest(model, MODELS)}; there are: {', '.join(MODELS)}")
 
 
 def fit(

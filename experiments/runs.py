@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2rec import runs, terminal, workflow
-from ed2rec.config import Settings, differences, groups_of, resolve
+from ed2rec.config import Settings, differences, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import commit, hardware
 from ed2rec.errors import ConfigError, Ed2Error, RunError
@@ -181,11 +181,9 @@ def _find(request: Request, variant: Variant, seed: int, file: str) -> Row | Non
 
 
 def _key(request: Request, variant: Variant, seed: int) -> str:
-    """The same for the same model, settings that it reads, seed and interactions: two names for one thing share a run,
-    and a setting that another model gained changes nothing."""
-    settings = request.settings(variant, seed)
-    read = settings.model_dump(mode="json", include={"model", "seed", *groups_of(settings.model)})
-    return hashlib.sha256((json.dumps(read) + request.log).encode()).hexdigest()[:32]
+    """The same for the same model, settings that it reads, seed and interactions: two names for one thing share one."""
+    read = json.dumps(what_is_read(request.settings(variant, seed)))
+    return hashlib.sha256((read + request.log).encode()).hexdigest()[:32]
 
 
 def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from ed2rec import config
-from ed2rec.config import Settings, differences, explain, presets, resolve
+from ed2rec.config import Settings, as_preset, differences, explain, presets, resolve, what_is_read
 from ed2rec.errors import ConfigError
 
 
@@ -165,3 +165,16 @@ def test_every_documented_default_is_accepted_by_set():
 def test_no_preset_names_a_machine():
     files = list(Path(config.__file__).parent.glob("presets/*.yaml"))
     assert files and not [file for file in files if re.search(r"/(home|work|tmp|root)/", file.read_text())]
+
+
+def test_what_is_read_tells_protocols_apart_and_not_settings_of_other_models():
+    by_time, other = (resolve(extra={"model": "sasrec", **more}) for more in ({"split": "global-time"}, {}))
+    assert what_is_read(by_time) != what_is_read(other)
+    assert what_is_read(other) == what_is_read(resolve(extra={"model": "sasrec", "training.epochs": 3}))
+    assert what_is_read(other).keys() == {"model", "seed", "split", "baseline", "sasrec"}
+
+
+def test_a_preset_made_of_settings_keeps_the_protocol(tmp_path):
+    by_time = resolve(extra={"model": "sasrec", "split": "global-time"})
+    (tmp_path / "best.yaml").write_text(as_preset(by_time))
+    assert resolve(file=tmp_path / "best.yaml") == by_time
