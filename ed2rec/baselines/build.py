@@ -32,7 +32,7 @@ def fit_baseline(
     workspace: Path,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
     watch: Watch | None = None,
 ) -> Trained:
     """The baseline `settings.model`, trained. watch: told the validation NDCG@10 of every epoch (`ed2 tune`)."""
@@ -47,7 +47,7 @@ def fit_baseline(
     stamp = hashlib.sha256((settings.to_yaml() + dataset.histories.checksum()).encode()).hexdigest()
     metrics = train_baseline(
         learned, split, budget_of(settings, next(learned.model.parameters()).device), workspace=workspace, stamp=stamp,
-        resume=resume, watch=watch, **({} if progress is None else {"progress": progress}),
+        resume=resume, progress=progress, watch=watch,
     )  # fmt: skip
     return Trained(metrics, learned.save)
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
+from ed2rec.baselines.transformer import linear
 
 
 class Caser(SequenceModel):
@@ -46,9 +47,7 @@ class Caser(SequenceModel):
         self.horizontal = nn.ModuleList(nn.Conv1d(width, horizontal, height) for height in range(1, window + 1))
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(vertical * width + horizontal * window, width)
-        self.out = nn.Linear(2 * width, catalogue)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
+        self.out = linear(2 * width, catalogue)
 
     def states(self, batch: Sequences) -> Tensor:
         image = F.pad(self.items(batch.items), (0, 0, self.window - 1, 0))  # (B, L - 1 + T, width)

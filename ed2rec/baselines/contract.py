@@ -55,9 +55,8 @@ class SequenceModel(nn.Module):
         asked = batch.targets < batch.catalogue
         found = self.states(batch)
         users = batch.users[:, None].expand_as(asked)[asked]
-        if self.every_position:
-            return found[asked], batch.targets[asked], users
-        return found, batch.targets[asked], users  # one per row, in order of rows
+        # Where there is one state a row, there is one target a row, and both are in order of rows.
+        return found[asked] if self.every_position else found, batch.targets[asked], users
 
     def pretraining_loss(self, batch: Sequences, draw: torch.Generator) -> Tensor:
         """Scalar: what is minimised before the recommendation loss, in models that are pre-trained (S³-Rec)."""

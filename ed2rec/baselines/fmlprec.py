@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
+from ed2rec.baselines.transformer import start_small
 
 
 class FilterBlock(nn.Module):
@@ -24,9 +25,8 @@ class FilterBlock(nn.Module):
         self.longest = longest
         self.filter = nn.Parameter(torch.randn(longest // 2 + 1, width, 2) * 0.02)
         self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
-        for linear in (self.up, self.down):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.up, self.down):
+            start_small(layer)
         self.norm_1, self.norm_2 = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 

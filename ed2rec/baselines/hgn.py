@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
+from ed2rec.baselines.transformer import linear
 
 
 class HGN(SequenceModel):
@@ -31,11 +32,9 @@ class HGN(SequenceModel):
         self.items, self.users = padded_embedding(catalogue, width), padded_embedding(population, width)
         self.feature, self.feature_user = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.instance, self.instance_user = nn.Linear(width, 1, bias=False), nn.Linear(width, window, bias=False)
-        for linear in (self.instance, self.instance_user):
-            nn.init.xavier_uniform_(linear.weight)
-        self.out = nn.Linear(width, catalogue)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
+        for layer in (self.instance, self.instance_user):
+            nn.init.xavier_uniform_(layer.weight)
+        self.out = linear(width, catalogue)
 
     def states(self, batch: Sequences) -> Tensor:
         e, u = self.items(batch.items), self.users(batch.users)

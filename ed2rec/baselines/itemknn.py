@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ed2rec.baselines.sparse import latest, load_table, save_table, taken
 from ed2rec.data.dataset import Histories
 from ed2rec.recommender import Recommendations, top_k
 
@@ -41,10 +42,10 @@ class ItemNeighbours:
         number stays. shrinkage >= 0: how much a similarity that few users speak for is lowered."""
         if neighbours < 1 or shrinkage < 0 or last < 0:
             raise ValueError(f"neighbours >= 1, shrinkage >= 0, last >= 0; got {neighbours}, {shrinkage}, {last}")
-        taken = _binary(train.flat, train.offsets, catalogue)
-        takers, norm = taken.T.tocsr(), np.sqrt(np.asarray(taken.sum(axis=0), np.float64).ravel())
+        rows = taken(train.flat, train.offsets, catalogue)
+        takers, norm = rows.T.tocsr(), np.sqrt(np.asarray(rows.sum(axis=0), np.float64).ravel())
         parts = [
-            _nearest(takers[low : low + ROWS] @ taken, low, norm, neighbours, shrinkage)
+            _nearest(takers[low : low + ROWS] @ rows, low, norm, neighbours, shrinkage)
             for low in range(0, catalogue, ROWS)
         ]
         empty = sparse.csr_matrix((0, catalogue), dtype=np.float32)
@@ -52,38 +53,19 @@ class ItemNeighbours:
 
     def scores(self, histories: Histories, users: NDArray[np.int64] | None) -> NDArray[np.float32]:
         """(n, K) in [0, L]; an empty history scores 0 everywhere."""
-        flat, offsets = _latest(histories, self.last) if self.last else (histories.flat, histories.offsets)
-        return (_binary(flat, offsets, self.similarity.shape[0]) @ self.similarity).toarray()
+        flat, offsets = latest(histories, self.last) if self.last else (histories.flat, histories.offsets)
+        return (taken(flat, offsets, self.similarity.shape[0]) @ self.similarity).toarray()
 
     def recommend(self, histories: Histories, users: NDArray[np.int64] | None, k: int) -> Recommendations:
         return top_k(self.scores(histories, users), k)
 
     def save(self, folder: Path) -> None:
-        table = self.similarity
-        parts = {"data": table.data, "indices": table.indices, "indptr": table.indptr, "shape": np.array(table.shape)}
-        np.savez_compressed(folder / FILE, last=np.array(self.last), **parts)
+        save_table(folder / FILE, self.similarity, last=self.last)
 
     @classmethod
     def load(cls, folder: Path) -> ItemNeighbours:
-        with np.load(folder / FILE, allow_pickle=False) as saved:
-            table = sparse.csr_matrix((saved["data"], saved["indices"], saved["indptr"]), shape=tuple(saved["shape"]))
-            return cls(table, int(saved["last"]))
-
-
-def _binary(flat: NDArray[np.int32], offsets: NDArray[np.int64], catalogue: int) -> sparse.csr_matrix:
-    """(n, K) float32: 1 where the row has the item, however often."""
-    shape = (len(offsets) - 1, catalogue)
-    # A copy, because duplicates are found by sorting each row in place, and a history's order is not ours to change.
-    table = sparse.csr_matrix((np.ones(len(flat), np.float32), flat.copy(), offsets.copy()), shape=shape)
-    table.sum_duplicates()
-    table.data[:] = 1
-    return table
-
-
-def _latest(histories: Histories, last: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """flat and offsets of the last so many items of each row."""
-    from_end = np.repeat(histories.offsets[1:], histories.lengths) - np.arange(len(histories.flat))
-    return histories.flat[from_end <= last], np.concatenate([[0], np.cumsum(np.minimum(histories.lengths, last))])
+        similarity, more = load_table(folder / FILE)
+        return cls(similarity, int(more["last"]))
 
 
 def _nearest(

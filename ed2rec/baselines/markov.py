@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ed2rec.baselines.sparse import load_table, save_table
 from ed2rec.data.dataset import Histories
 from ed2rec.recommender import Recommendations, top_k
 
@@ -64,13 +65,9 @@ class Markov:
         return top_k(self.scores(histories, users), k)
 
     def save(self, folder: Path) -> None:
-        table = self.transitions
-        parts = {"data": table.data, "indices": table.indices, "indptr": table.indptr, "counts": self.counts}
-        np.savez_compressed(folder / FILE, smoothing=np.array(self.smoothing), **parts)
+        save_table(folder / FILE, self.transitions, counts=self.counts, smoothing=self.smoothing)
 
     @classmethod
     def load(cls, folder: Path) -> Markov:
-        with np.load(folder / FILE, allow_pickle=False) as saved:
-            counts, shape = saved["counts"], (len(saved["counts"]),) * 2
-            table = sparse.csr_matrix((saved["data"], saved["indices"], saved["indptr"]), shape=shape)
-            return cls(table, counts, float(saved["smoothing"]))
+        transitions, more = load_table(folder / FILE)
+        return cls(transitions, more["counts"].astype(np.int64), float(more["smoothing"]))

@@ -83,23 +83,15 @@ class Training:
         self, train: Histories, *, catalogue: int, longest: int, whole_rows: bool, batch: int, seed: int
     ) -> None:
         self.flat, self.catalogue, self.batch, self.seed = train.flat, catalogue, batch, seed
-        self.population = len(train)
-        counts = train.lengths - 1  # targets of each user
-        first = train.offsets[:-1]
-        if whole_rows:
-            pieces = np.where(counts > 0, -(-counts // longest), 0)
-            owner = np.repeat(np.arange(len(train)), pieces)
-            number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-            end = np.minimum((number + 1) * longest, counts[owner])  # inputs end here, targets one later
-            self.asked = end - number * longest
-            start = np.maximum(end - longest, 0)
-        else:
-            kept = np.maximum(counts, 0)
-            owner = np.repeat(np.arange(len(train)), kept)
-            end = 1 + np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
-            self.asked = np.ones(len(end), np.int64)
-            start = np.maximum(end - longest, 0)
-        self.users, self.starts, self.lengths = owner, first[owner] + start, end - start
+        counts = np.maximum(train.lengths - 1, 0)  # targets of each user
+        step = longest if whole_rows else 1  # targets of a row
+        rows = -(-counts // step)
+        owner = np.repeat(np.arange(len(train)), rows)
+        number = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)  # of a row among its owner's
+        end = np.minimum((number + 1) * step, counts[owner])  # inputs end here, targets one later
+        self.asked = end - number * step
+        start = np.maximum(end - longest, 0)
+        self.users, self.starts, self.lengths = owner, train.offsets[:-1][owner] + start, end - start
 
     def __len__(self) -> int:
         """Batches per epoch."""

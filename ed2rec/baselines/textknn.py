@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from ed2rec.baselines.sparse import latest, load_table, save_table, taken
 from ed2rec.data.dataset import Histories
 from ed2rec.recommender import Recommendations, top_k
 
@@ -42,28 +43,18 @@ class TextNeighbours:
 
     def scores(self, histories: Histories, users: NDArray[np.int64] | None) -> NDArray[np.float32]:
         """(n, K) in [-L-1, L]; an empty history scores 0 everywhere."""
-        recent = [np.unique(np.asarray(histories[row])[-self.last :]) for row in range(len(histories))]
-        counts = [len(items) for items in recent]
-        chosen = sparse.csr_matrix(
-            (np.ones(sum(counts), np.float32), np.concatenate([np.empty(0, np.int64), *recent]).astype(np.int64),
-             np.concatenate([[0], np.cumsum(counts)])),
-            shape=(len(recent), self.tfidf.shape[0]),
-        )  # fmt: skip
-        scores = np.asarray(((chosen @ self.tfidf) @ self.tfidf.T).todense(), dtype=np.float32)
-        for row, items in enumerate(recent):
-            scores[row, items] -= 2 * self.last + 1
+        recent = taken(*latest(histories, self.last), self.tfidf.shape[0])
+        scores = np.asarray(((recent @ self.tfidf) @ self.tfidf.T).todense(), dtype=np.float32)
+        scores[recent.nonzero()] -= 2 * self.last + 1
         return scores
 
     def recommend(self, histories: Histories, users: NDArray[np.int64] | None, k: int) -> Recommendations:
         return top_k(self.scores(histories, users), k)
 
     def save(self, folder: Path) -> None:
-        table = self.tfidf
-        parts = {"data": table.data, "indices": table.indices, "indptr": table.indptr, "shape": np.array(table.shape)}
-        np.savez_compressed(folder / FILE, last=np.array(self.last), **parts)
+        save_table(folder / FILE, self.tfidf, last=self.last)
 
     @classmethod
     def load(cls, folder: Path) -> TextNeighbours:
-        with np.load(folder / FILE, allow_pickle=False) as saved:
-            table = sparse.csr_matrix((saved["data"], saved["indices"], saved["indptr"]), shape=tuple(saved["shape"]))
-            return cls(table, int(saved["last"]))
+        tfidf, more = load_table(folder / FILE)
+        return cls(tfidf, int(more["last"]))

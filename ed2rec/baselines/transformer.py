@@ -7,12 +7,16 @@ from torch.nn import functional as F
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    """Weights N(0, 0.02²), bias 0: what stands around the blocks and starts as they do."""
-    made = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.normal_(made.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(made.bias)
-    return made
+    """What stands around the blocks and starts as they do."""
+    return start_small(nn.Linear(inputs, outputs, bias=bias))
+
+
+def start_small(layer: nn.Linear) -> nn.Linear:
+    """Weights N(0, 0.02²), bias 0; the layer itself."""
+    nn.init.normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Block(nn.Module):
@@ -46,8 +50,7 @@ class Transformer(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                start_small(module)
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """real: (B, T) bool, the positions that may be attended to; none: all (a causal model with padding behind).
