@@ -4,7 +4,8 @@
     python -m experiments.table1 --dataset datasets/games --out runs/table1          all models that `ed2 train` knows
     python -m experiments.table1 --toy --models popularity textknn --out runs/toy    in seconds
 
-The dataset's name, or its folder's, picks the paper's rows (Instruments, Games or Arts; others have none). Each user's
+Settings are those of the preset MODEL-DATASET where `ed2 tune` has left one (its log is in experiments/searches), else
+the model's own. The dataset's name, or its folder's, picks the paper's rows (Instruments, Games or Arts). Each user's
 rank is kept in OUT/ranks, one Parquet file a run, and the `*` is computed from those: the best of our models is better
 than the second at p < 0.01, by a t-test paired over users and corrected over all models (`significance.lead`). Rows of
 the paper whose numbers contradict one another are shown and not compared with.
@@ -13,7 +14,7 @@ the paper whose numbers contradict one another are shown and not compared with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ Printed = Mapping[str, Sequence[float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    request = ask(__doc__, VARIANTS, arguments)
+    request = tuned(ask(__doc__, VARIANTS, arguments))
     rows = collect(request, partial(measured, request.out / "ranks"), RESULTS)
     leads = leads_of({name: per_user_metrics(request, own) for name, own in by_variant(rows).items()})
     table = Table(by_variant(rows), printed_for(request), leads)
@@ -51,6 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = f"# {title}\n\n{markdown(header, lines)}\n\n{table.notes(request)}\n{facts(request, rows)}"
     (request.out / "table1.tex").write_text(latex(header, lines, title), encoding="utf-8")
     write(request, "table1", text, table.draw(request.name))
+
+
+def tuned(request: Request) -> Request:
+    """Each model with what a search found for this dataset, where there is a preset MODEL-DATASET; its own else."""
+    names = {variant.name: found_for(variant.name, request) for variant in request.variants}
+    chosen = [Variant(v.name, names[v.name]) if names[v.name] in presets() else v for v in request.variants]
+    return replace(request, variants=chosen)
+
+
+def found_for(model: str, request: Request) -> str:
+    """Name of the preset that a search on this dataset leaves."""
+    return f"{model}-{request.name.lower()}"
 
 
 # Runs, and the rank of each user.
@@ -179,6 +192,8 @@ class Table:
         ]  # fmt: skip
         if not self.printed:
             lines.append(f"The paper has no rows for {request.name}.")
+        searched = [v.name for v in request.variants if v.name in self.ours and v.preset == found_for(v.name, request)]
+        lines.append(f"Settings found by a search (`ed2 tune`): {', '.join(searched) or 'of none'}.")
         if self.leads:
             lines.append("Bold: the best of ours. `*`: better than each other one of ours at p < 0.01, t-test paired "
                          "over users (mean of the seeds), Holm over the models.")  # fmt: skip
