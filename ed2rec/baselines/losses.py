@@ -29,20 +29,18 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias)
         total = states.new_zeros(())
         for low in range(0, n, rows):
-            s, t = states[low : low + rows], targets[low : low + rows]
+            s, t = states[low : low + rows], targets[low : low + rows, None]
             logits = s @ table.T if bias is None else torch.addmm(bias, s, table.T)
-            total = total - logits.gather(1, t[:, None]).sum()
-            top = logits.amax(1, keepdim=True)  # half the time of max, which also finds where
-            p = logits.sub_(top).exp_()
-            mass = p.sum(1, keepdim=True)
-            total = total + (mass.log() + top).sum()
-            p.div_(mass * n)
-            p[torch.arange(len(t), device=t.device), t] -= 1 / n
+            top = logits.amax(1) - logits.gather(1, t)[:, 0]
+            p = logits.softmax(1)  # one pass; its largest entry says what all were divided by
+            total += (top - p.amax(1).log()).sum()
+            p.scatter_add_(1, t, p.new_full(t.shape, -1.0))
             torch.mm(p, table, out=grad_states[low : low + rows])
             grad_table.addmm_(p.T, s)
             if grad_bias is not None:
                 grad_bias += p.sum(0)
-        ctx.save_for_backward(grad_states, grad_table, grad_bias)
+        grads = (grad_states, grad_table, grad_bias)
+        ctx.save_for_backward(*(None if grad is None else grad.div_(n) for grad in grads))
         return total / n
 
     @staticmethod

@@ -135,7 +135,9 @@ class Steps:
 
     def start(self) -> None:
         """A fresh AdamW."""
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )
 
     def epoch(self, data: Training, number: int, pretraining: bool) -> float:
         """One pass over the targets; the mean loss of its batches, each before its step."""
