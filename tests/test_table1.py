@@ -8,8 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ed2rec.config import for_model, presets, resolve
 from ed2rec.evaluation.metrics import REPORTED, reported
 from ed2rec.evaluation.significance import paired_t_test
+from ed2rec.spaces import value_of
+from ed2rec.trials import best_of
+from ed2rec.workflow import MODELS
 from experiments import report, runs, table1
 from experiments.report import paper
 from experiments.runs import Variant, ask
@@ -151,3 +155,29 @@ def test_latex_escapes_what_it_would_read_otherwise():
     assert r"\textbf{ED$^2$} & 50 \% $\pm$ 1$^{*}$ \\" in text
     assert r"\textbf{0.5$^{*}$} & a\_1 \#2 $-$3 \\" in text
     assert text.startswith("\\begin{table}\n\\caption{T}\n\\begin{tabular}{lr}\n\\toprule")
+
+
+# What searches have found.
+
+SEARCHES = Path(table1.__file__).parent / "searches"
+FOUND = [name for name in presets() if name.split("-")[0] in MODELS and "-" in name]
+
+
+def test_a_search_is_committed_with_its_preset():
+    kept = {f"{log.parent.name}-{log.parent.parent.name}" for log in SEARCHES.glob("*/*/trials.jsonl")}
+    assert kept == set(FOUND)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_tuned_preset_is_the_best_trial_of_its_search(name):
+    model, _, dataset = name.partition("-")
+    lines = (SEARCHES / dataset / model / "trials.jsonl").read_text(encoding="utf-8").splitlines()
+    best, settings = best_of([json.loads(line) for line in lines]), resolve(for_model(model, name))
+    assert best and settings.model == model
+    assert {key: value_of(settings, key) for key in best["values"]} == best["values"]
+
+
+def test_the_table_takes_what_was_found_for_its_dataset(out, monkeypatch):
+    monkeypatch.setattr(table1, "presets", lambda: ["sasrec", "sasrec-toy", "narm-games"])
+    chosen = {variant.name: variant.preset for variant in table1.tuned(request_in(out)).variants}
+    assert chosen["sasrec"] == "sasrec-toy" and chosen["narm"] == "narm" and chosen["popularity"] is None
