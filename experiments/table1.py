@@ -56,9 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def tuned(request: Request) -> Request:
     """Each model with what a search found for this dataset, where there is a preset MODEL-DATASET; its own else."""
-    names = {variant.name: found_for(variant.name, request) for variant in request.variants}
-    chosen = [Variant(v.name, names[v.name]) if names[v.name] in presets() else v for v in request.variants]
-    return replace(request, variants=chosen)
+    known = presets()
+
+    def best(variant: Variant) -> Variant:
+        name = found_for(variant.name, request)
+        return Variant(variant.name, name) if name in known else variant
+
+    return replace(request, variants=[best(variant) for variant in request.variants])
 
 
 def found_for(model: str, request: Request) -> str:
@@ -193,7 +197,7 @@ class Table:
         if not self.printed:
             lines.append(f"The paper has no rows for {request.name}.")
         searched = [v.name for v in request.variants if v.name in self.ours and v.preset == found_for(v.name, request)]
-        lines.append(f"Settings found by a search (`ed2 tune`): {', '.join(searched) or 'of none'}.")
+        lines.append(f"Settings found by a search (`ed2 tune`): {', '.join(searched) or 'none'}.")
         if self.leads:
             lines.append("Bold: the best of ours. `*`: better than each other one of ours at p < 0.01, t-test paired "
                          "over users (mean of the seeds), Holm over the models.")  # fmt: skip

@@ -52,7 +52,7 @@ class Learned:
 
     def recommend(self, histories: Histories, users: NDArray[np.int64] | None, k: int) -> Recommendations:
         items, scores = np.empty((len(histories), k), np.int64), np.empty((len(histories), k), np.float32)
-        for rows in _batches(len(histories)):
+        for rows in _batches(histories):
             found = top_k(self.scores(histories.take(rows), None if users is None else users[rows]), k)
             items[rows], scores[rows] = found.items, found.scores
         return Recommendations(items, scores)
@@ -61,9 +61,7 @@ class Learned:
         """(n,) the rank of each target, ties counted against it, as the evaluator has it: without the lists, so
         that training can ask after every epoch."""
         found = np.empty(len(cases), np.int64)
-        shortest_first = np.argsort(cases.histories.lengths, kind="stable")  # so that rows are hardly padded
-        for rows in _batches(len(cases)):
-            rows = shortest_first[rows]
+        for rows in _batches(cases.histories):
             scores = self._scores(cases.histories.take(rows), cases.users[rows])
             target = torch.from_numpy(cases.targets[rows]).to(scores.device)
             found[rows] = (scores >= scores.gather(1, target[:, None])).sum(1).cpu().numpy()
@@ -82,8 +80,10 @@ class Learned:
         return self
 
 
-def _batches(count: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers, BATCH at a time. What a batch leaves behind goes into one array made before the first: small arrays
-    kept from every batch lie between the large ones, so that the heap grows by the size of the scores each time."""
-    for low in range(0, count, BATCH):
-        yield np.arange(low, min(low + BATCH, count))
+def _batches(histories: Histories) -> Iterator[NDArray[np.int64]]:
+    """Row numbers, BATCH at a time, short histories first, so that rows are hardly padded. What a batch leaves behind
+    goes into one array made before the first: small arrays kept from every batch lie between the large ones, so that
+    the heap grows by the size of the scores each time."""
+    order = np.argsort(histories.lengths, kind="stable")
+    for low in range(0, len(order), BATCH):
+        yield order[low : low + BATCH]

@@ -31,9 +31,9 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         for low in range(0, n, rows):
             s, t = states[low : low + rows], targets[low : low + rows, None]
             logits = s @ table.T if bias is None else torch.addmm(bias, s, table.T)
-            top = logits.amax(1) - logits.gather(1, t)[:, 0]
+            behind = logits.amax(1) - logits.gather(1, t)[:, 0]
             p = logits.softmax(1)  # one pass; its largest entry says what all were divided by
-            total += (top - p.amax(1).log()).sum()
+            total += (behind - p.amax(1).log()).sum()
             p.scatter_add_(1, t, p.new_full(t.shape, -1.0))
             torch.mm(p, table, out=grad_states[low : low + rows])
             grad_table.addmm_(p.T, s)
