@@ -117,7 +117,8 @@ class TrainingSettings(Group):
     user_dropout: float = Field(default=0.3, ge=0, le=1)
     """How often an example's user index is replaced by the unknown user."""
     neighbours: float = Field(default=1.0, ge=0)
-    """Walks of the similarity task per item of the catalogue and epoch; 0 leaves the task out, as the paper does."""
+    """Walks of the similarity task per item of the catalogue and epoch, as many as fit beside real histories, which
+    have at least half of the tokens; 0 leaves the task out, as the paper does."""
     instruction: Literal["open", "question"] = "open"
     """open: several wordings that end with the history; question: the paper's, asked behind it (needs dense=false)."""
     dense: bool = True

@@ -130,7 +130,7 @@ def small_settings(*overrides: str) -> Settings:
         "backbone.hidden=16", "backbone.heads=2", "backbone.layers=1", "backbone.intermediate=32",
         "backbone.vocabulary=300", "indexer.items=[4, 4, 4]", "indexer.users=[3, 3]", "indexer.code_width=8",
         "indexer.warmup_epochs=2", "indexer.lr=0.01", "data.max_history=5", "training.batch_tokens=512",
-        "training.epochs=3", "training.lr=0.003", "training.refreshes=2", "training.margin=0.0",
+        "training.epochs=7", "training.lr=0.003", "training.refreshes=2", "training.margin=0.0",
         "training.max_share=0.4", "training.checkpoints=3", "training.validations=3", "training.bf16=false",
         "training.device=cpu", "decoding.beam=5", *overrides,
     ])  # fmt: skip

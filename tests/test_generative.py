@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contracts import RecommenderContract
+from shops import checkerboard
 from small import histories_of, shop, small_settings
 
 from ed2rec.config import Settings
@@ -24,12 +25,16 @@ from ed2rec.instructions.templates import SEQUENTIAL
 from ed2rec.training.parts import Parts, build_parts, recommender, write
 from ed2rec.training.pipeline import train_ed2
 
-LEARNS = ["training.epochs=120", "training.lr=0.01", "training.dropout=0", "training.validations=0",
+LEARNS = ["training.epochs=120", "training.lr=0.01", "training.dropout=0.1", "training.validations=0",
           "training.checkpoints=0", "backbone.hidden=32", "backbone.intermediate=64"]  # fmt: skip
 
 
 class TestTrainedOnColours(RecommenderContract):
-    """Users stay with one colour, so the test item is the best that a user does not have yet."""
+    """Users stay with one colour, so the test item is the best that a user does not have yet. Every history twice:
+    walks from item to item, which know nothing of colours, have at most as many tokens as there are real ones."""
+
+    def dataset(self) -> Dataset:
+        return checkerboard(users_per_colour=12)
 
     def make(self, dataset: Dataset) -> GenerativeRecommender:
         settings = small_settings(*LEARNS)

@@ -118,9 +118,13 @@ def read_texts(tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> Callable[
 class Mixture:
     """The sequential plan and other tasks beside it: which examples an epoch has.
 
-    share     largest share of the epoch's tokens for the tasks together, at most 0.5, so that the sequential task keeps
-              the larger part (methods.md 5.37); each gets the same part of it, or as much as it has
-    lengths   tokens of every item's and every user's index, by which the share is reckoned
+    With S tokens of real histories, W of the similarity task's walks and K of the other tasks:
+
+        K <= share (S + W + K)  and  K <= S;  W <= S - K
+
+    so that the sequential task keeps at least half (methods.md 5.37), whatever there is of the rest. Each other task
+    gets the same part of K, or as much as it has. share: 0 … 0.5; lengths: tokens of every item's and every user's
+    index, by which all is reckoned.
     """
 
     main: SequentialPlan
@@ -134,8 +138,20 @@ class Mixture:
         return (*SEQUENTIAL_TASKS, *(task.name for task in self.tasks))
 
     def draw(self, random: np.random.Generator) -> list[Example]:
-        examples = self.main.draw(random)
-        room = self.share / (1 - self.share) * sum(length_of(example, *self.lengths) for example in examples)
+        drawn = self.main.draw(random)
+        histories = [example for example in drawn if example.task == 0]
+        walks = [example for example in drawn if example.task == 1]
+        most, walked = self._tokens(histories), self._tokens(walks)
+        # Where walks abound they fill what the tasks leave of the other half, which is then 2 S · share for the tasks.
+        others = self._others(min(self.share / (1 - self.share) * (most + walked), 2 * self.share * most), random)
+        room = most - self._tokens(others)
+        if walked > room:
+            walks = [walks[i] for i in random.permutation(len(walks))]
+        return histories + self._fitting(walks, room) + others
+
+    def _others(self, room: float, random: np.random.Generator) -> list[Example]:
+        """Examples of the other tasks, of the one with fewest tokens next, as long as they fit."""
+        found: list[Example] = []
         spent = {number: 0 for number in range(len(self.tasks))}
         streams = {
             number: task.stream(random, len(SEQUENTIAL_TASKS) + number) for number, task in enumerate(self.tasks)
@@ -148,5 +164,13 @@ class Mixture:
                 del streams[number]
                 continue
             spent[number] += length
-            examples.append(example)
-        return examples
+            found.append(example)
+        return found
+
+    def _tokens(self, examples: Sequence[Example]) -> int:
+        return sum(length_of(example, *self.lengths) for example in examples)
+
+    def _fitting(self, examples: Sequence[Example], room: int) -> list[Example]:
+        """The first ones that have at most `room` tokens together."""
+        ends = np.cumsum([length_of(example, *self.lengths) for example in examples])
+        return list(examples[: int(np.searchsorted(ends, room, side="right"))])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import ASKED
 from test_sequential import INDEX, TOKENIZER, names
@@ -104,17 +104,25 @@ def words_task(name: str, rows: int) -> Task:
 MAIN = SequentialPlan(Histories.from_lists([range(5)] * 30), wordings(TOKENIZER, (ASKED,)), has_users=False)
 
 
-@given(st.lists(st.integers(0, 60), max_size=3), st.floats(0, 0.5), st.integers(0, 2**32))
-def test_the_sequential_task_keeps_its_share_and_loses_nothing(sizes, share, seed):
+NEXT = np.array([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]])  # neighbours of the similarity task
+
+
+@given(st.lists(st.integers(0, 60), max_size=3), st.floats(0, 0.5), st.floats(0, 60), st.integers(0, 2**32))
+@settings(deadline=None)  # hundreds of examples are drawn
+def test_the_sequential_task_keeps_half_and_loses_nothing(sizes, share, walks, seed):
     tasks = [words_task(str(size), size) for size in sizes]
-    mixture = Mixture(MAIN, tasks, share, INDEX.lengths())
+    plan = replace(MAIN, neighbours=NEXT, walks=walks)
+    mixture = Mixture(plan, tasks, share, INDEX.lengths())
     drawn = mixture.draw(np.random.default_rng(seed))
     lengths = [length_of(example, *INDEX.lengths()) for example in drawn]
     assert lengths == [len(lay_out(example, INDEX).ids) for example in drawn]
-    main = sum(length for example, length in zip(drawn, lengths, strict=True) if example.task < 2)
-    assert main / sum(lengths) >= 1 - share - 1e-9
-    counts = Counter(example.task for example in drawn)
-    assert counts[0] == len(MAIN.draw(np.random.default_rng(seed))) and set(counts) <= set(range(2 + len(tasks)))
+    tokens = [sum(n for e, n in zip(drawn, lengths, strict=True) if e.task in kinds) for kinds in ({0}, {1}, range(2))]
+    longest = max(length_of(example, *INDEX.lengths()) for example in plan.draw(np.random.default_rng(seed)))
+    assert 2 * tokens[0] >= sum(lengths) and tokens[2] >= (1 - share) * sum(lengths) - longest
+    planned, counts = plan.draw(np.random.default_rng(seed)), Counter(example.task for example in drawn)
+    assert counts[0] == len(MAIN.histories) and set(counts) <= set(range(2 + len(tasks)))
+    if counts[1] < sum(example.task == 1 for example in planned):  # some were left out: no whole walk more had fitted
+        assert sum(lengths) > 2 * tokens[0] - max(length_of(example, *INDEX.lengths()) for example in planned)
     assert all(counts[2 + number] <= task.rows for number, task in enumerate(tasks))
 
 

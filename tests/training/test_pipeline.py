@@ -84,7 +84,8 @@ def test_the_question_of_the_paper_can_be_trained_one_prefix_at_a_time(tmp_path)
 def test_texts_that_are_all_alike_stop_the_training_with_one_line_and_no_run(tmp_path):
     """Nothing half written stays: no run, no checkpoints to resume from; a run that was there is as it was."""
     titles = ["the same thing"] * 40
-    dataset_of([[n % 40, (n + 7) % 40, (n + 19) % 40] for n in range(30)], titles).save(tmp_path / "shop")
+    sequences = [[(n + by) % 40 for by in (0, 7, 19, 23)] for n in range(30)]
+    dataset_of(sequences, titles).save(tmp_path / "shop")
     for old in (False, True):
         out = tmp_path / "run"
         if old:

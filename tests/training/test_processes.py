@@ -161,8 +161,9 @@ def test_two_processes_take_the_course_of_one(tmp_path):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             if name.startswith("item.quantiser"):
-                # Fitted anew in mid-training; where a gradient is 0 but for rounding, AdamW steps all the same.
-                assert (theirs[name] - value).abs().mean() < settings.indexer.warmup_lr, name
+                # Fifteen texts span fourteen of sixteen directions: a unit that sees nothing but rounding has AdamW's
+                # full steps all the same, and goes astray.
+                assert ((theirs[name] - value).abs() > 1e-4).float().mean() <= 1 / settings.backbone.hidden, name
             else:
                 torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
     for kind in ("items", "users"):

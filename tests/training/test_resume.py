@@ -24,7 +24,7 @@ from ed2rec.training.pipeline import train_ed2
 
 # Several epochs of a few steps; four checkpoints, the last one at the end; three refreshes, in which indices change
 # their lengths; five validations.
-OVERRIDES = ["training.epochs=5", "training.batch_tokens=400", "training.checkpoints=4", "training.refreshes=3",
+OVERRIDES = ["training.epochs=10", "training.batch_tokens=400", "training.checkpoints=4", "training.refreshes=3",
              "training.validations=5", "training.max_share=0.6", "indexer.lr=0.1", "training.dropout=0.2"]  # fmt: skip
 
 
