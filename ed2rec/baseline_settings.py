@@ -35,6 +35,8 @@ class BaselineSettings(Group):
     """Width of the item embeddings."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Dropout, where the model's paper has it."""
+    tied: bool = True
+    """Score with the item embeddings, in the models whose papers do; false: with a table of its own."""
     max_history: int = Field(default=50, ge=1, le=1000)
     """Items of history that are read, the latest ones."""
     loss: Literal["softmax", "own"] = "softmax"

@@ -56,6 +56,7 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
         ("bare --model fdsa", "fdsa needs categories or brands, and dataset shop has neither: "),
         ("bare --model s3rec", "s3rec needs categories or brands, and dataset shop has neither: "),
         ("shop --model sasrec --set heads=3", "sasrec.heads = 3 does not divide baseline.width = 64"),
+        ("shop --model hgn --set tied=false", "baseline.tied=false: hgn does not score with its item embeddings alone"),
         ("shop --model caser --set layers=3", "--set layers=3: unknown setting 'layers'"),
         ("shop --model sasrec --set layer=3", "unknown setting 'layer'; the nearest is 'sasrec.layers'"),
         ("shop --model hgn --set windw=3", "unknown setting 'windw'; the nearest is 'hgn.window'"),

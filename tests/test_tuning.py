@@ -301,12 +301,13 @@ def test_every_model_but_popularity_can_be_searched():
     assert set(yaml.safe_load(spaces.FILE.read_text())) == {"ed2", *LEARNED, *FLOORS} - {"popularity"}
 
 
-def test_the_grid_of_fmlprec_is_the_published_one_and_what_is_set_is_not_searched():
-    grid = combinations(space_of("fmlprec"))
+def test_the_grid_of_fmlprec_is_the_published_one_with_its_weights_tied_and_what_is_set_is_not_searched():
+    grid = combinations(space_of("fmlprec", {"baseline.tied"}))
     assert len(grid) == 2 * 3 * 2 and {"fmlprec.layers": 4, "baseline.dropout": 0.2, "baseline.lr": 1e-4} in grid
+    assert len(combinations(space_of("fmlprec"))) == 2 * len(grid)
     fixed = keys_set(["lr=1e-3", "fmlprec.layers=2"], "fmlprec")
     assert fixed == {"baseline.lr", "fmlprec.layers"}
-    assert list(space_of("fmlprec", fixed)) == ["baseline.dropout"]
+    assert list(space_of("fmlprec", fixed)) == ["baseline.tied", "baseline.dropout"]
     with pytest.raises(ConfigError, match="--set fixes all that is searched for textknn"):
         space_of("textknn", {"textknn.last"})
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ed2rec.baselines.contract import SequenceModel, padded_embedding
+from ed2rec.baselines.contract import TiedModel, padded_embedding
 from ed2rec.baselines.masking import appended, hidden_at_random, last_of, training_rows
 from ed2rec.baselines.sequences import Sequences
 from ed2rec.baselines.transformer import Transformer, linear
 
 
-class BERT4Rec(SequenceModel):
+class BERT4Rec(TiedModel):
     """h_t = LayerNorm(GELU(W Transformer(x)_t));  score(j) = <h_t, e_j> + b_j   at a hidden position t   (tied).
 
     x_t = LayerNorm(e_{i_t} + p_t), with a vector of its own in place of e_{i_t} where the item is hidden; attention
@@ -68,4 +68,4 @@ class BERT4Rec(SequenceModel):
         return self.head_norm(F.gelu(self.head(x)))
 
     def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], self.bias
+        return self.table(), self.bias

@@ -74,10 +74,17 @@ def budget_of(settings: Settings, device: Any) -> Budget:
 
 def learned_of(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> Learned:
     """The untrained model on its device, as a recommender."""
+    from ed2rec.baselines.contract import TiedModel
     from ed2rec.baselines.learned import Learned
     from ed2rec.device import choose_device
 
-    model = sequence_model(dataset, split, settings).to(choose_device(settings.baseline.device, "baseline.device"))
+    model = sequence_model(dataset, split, settings)
+    if not settings.baseline.tied:
+        if not isinstance(model, TiedModel):
+            raise ConfigError(f"baseline.tied=false: {settings.model} does not score with its item embeddings alone; "
+                              "leave it true")  # fmt: skip
+        model.untie()
+    model.to(choose_device(settings.baseline.device, "baseline.device"))
     return Learned(model, len(dataset.items), len(split.train), settings.baseline.max_history)
 
 

@@ -63,6 +63,32 @@ class SequenceModel(nn.Module):
         raise NotImplementedError
 
 
+class TiedModel(SequenceModel):
+    """v_j = e_j, the item's embedding (`items`), as in the papers; after `untie` a vector of its own.
+
+    With tied weights a state that says "alike to the last item" scores that item highest: what passes by a residual
+    connection is the item itself. A model has to learn against its own geometry not to repeat it, and with thousands
+    of items some never do, which costs HR@1 above all where a log has each item once.
+    """
+
+    items: nn.Embedding
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("own_table", None)
+
+    def untie(self) -> None:
+        """Score with a table of its own from now on, N(0, 0.02²) like the embeddings."""
+        self.own_table = nn.Parameter(torch.empty_like(self.items.weight[:-1]).normal_(std=0.02))
+
+    def table(self) -> Tensor:
+        """(K, H)."""
+        return self.items.weight[:-1] if self.own_table is None else self.own_table
+
+    def output(self) -> tuple[Tensor, Tensor | None]:
+        return self.table(), None
+
+
 def padded_embedding(count: int, width: int) -> nn.Embedding:
     """(count + 1, width), the last row zero and never trained: that of the padding. N(0, 0.02²)."""
     table = nn.Embedding(count + 1, width, padding_idx=count)

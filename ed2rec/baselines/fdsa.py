@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ed2rec.baselines.contract import SequenceModel, padded_embedding
+from ed2rec.baselines.contract import TiedModel, padded_embedding
 from ed2rec.baselines.features import Field
 from ed2rec.baselines.sequences import Sequences
 from ed2rec.baselines.transformer import Transformer, linear
 
 
-class FDSA(SequenceModel):
+class FDSA(TiedModel):
     """h_t = LayerNorm(W [Transformer_1(e_{i_1}, …)_t ; Transformer_2(f_{i_1}, …)_t]);  score(j) = <h_t, e_j>   (tied).
 
     Both are causal and read LayerNorm(· + p_t). f_i = Σ_n a_n m_n over the fields n of item i: m_n is the mean
@@ -57,9 +57,6 @@ class FDSA(SequenceModel):
         known = torch.stack([field.known(items) for field in self.fields], dim=2)  # type: ignore[operator]
         logits = self.weigh(found).squeeze(-1).masked_fill(~known, -1e9)  # finite: an item may have no field at all
         return (logits.softmax(-1)[..., None] * found).sum(2)
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None
 
 
 class FieldTable(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
+from ed2rec.baselines.contract import Loss, TiedModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
 from ed2rec.baselines.transformer import start_small
 
@@ -44,7 +44,7 @@ class FilterBlock(nn.Module):
         return self.norm_2(x + self.dropout(self.down(F.gelu(self.up(x)))))
 
 
-class FMLPRec(SequenceModel):
+class FMLPRec(TiedModel):
     """state = Filters(LN(e_{i_1} + p_{L-n+1}), …, LN(e_{i_n} + p_L))_n;  score(j) = <state, e_j>   (tied).
 
     longest: L, the length of the filters; of a longer history the latest L items count, and position L is the last
@@ -76,6 +76,3 @@ class FMLPRec(SequenceModel):
         for block in self.blocks:
             x = block(x) * real
         return x[:, -1]
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
+from ed2rec.baselines.contract import Loss, TiedModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
 
 
-class GRU4Rec(SequenceModel):
+class GRU4Rec(TiedModel):
     """h_t = W GRU(e_{i_1}, …, e_{i_t})_t;  score(j) = <h_t, e_j>   (causal, tied).
 
     hidden: width of the recurrent state, which W maps back to `width`. No biases in the GRU.
@@ -32,6 +32,3 @@ class GRU4Rec(SequenceModel):
 
     def states(self, batch: Sequences) -> Tensor:
         return self.project(self.gru(self.dropout(self.items(batch.items)))[0])
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ed2rec.baselines.contract import SequenceModel, padded_embedding
+from ed2rec.baselines.contract import TiedModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
 
 
-class NARM(SequenceModel):
+class NARM(TiedModel):
     """score(j) = <B^T c_t, e_j>,   c_t = [Σ_{i ≤ t} α_{ti} h_i; h_t],   h = GRU(e_{i_1}, …)   (causal, tied)
 
         α_{ti} = <v, σ(A1 h_t + A2 h_i)>            (weights, not shares: no softmax)
@@ -54,6 +54,3 @@ class NARM(SequenceModel):
         pairs = (self.last(asking)[:, :, None] + self.each(h)[:, None]).sigmoid()  # (B, Q, L, hidden)
         local = (self.weight(pairs).squeeze(-1) * visible) @ h
         return self.decode(self.dropout_context(torch.cat([local, asking], dim=-1)))
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
+from ed2rec.baselines.contract import Loss, TiedModel, padded_embedding
 from ed2rec.baselines.features import Field
 from ed2rec.baselines.masking import hidden_at_random, last_of, training_rows
 from ed2rec.baselines.sequences import Sequences
 from ed2rec.baselines.transformer import Transformer, linear
 
 
-class S3Rec(SequenceModel):
+class S3Rec(TiedModel):
     """h_t = Transformer(LayerNorm(e_{i_1} + p_1), …)_t, causal;  score(j) = <h_t, e_j>   (tied).
 
     In pre-training the same weights see both sides of rows in which items are hidden; an item with attributes A_i:
@@ -58,9 +58,6 @@ class S3Rec(SequenceModel):
         length = batch.items.shape[1]
         past = torch.ones(length, length, dtype=torch.bool, device=batch.items.device).tril()
         return self._encode(self.items(batch.items), past)
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None
 
     def pretraining_loss(self, batch: Sequences, draw: torch.Generator) -> Tensor:
         """The four, weighed as in the authors' code."""

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
+from ed2rec.baselines.contract import Loss, TiedModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
 from ed2rec.baselines.transformer import Transformer
 
 
-class SASRec(SequenceModel):
+class SASRec(TiedModel):
     """h_t = Transformer(LayerNorm(e_{i_1} + p_1), …, e_{i_t} + p_t)_t;  score(j) = <h_t, e_j>   (causal, tied).
 
     longest: positions L. Blocks are post-norm with GELU, as in BERT; the paper's own loss is binary cross-entropy with
@@ -35,6 +35,3 @@ class SASRec(SequenceModel):
     def states(self, batch: Sequences) -> Tensor:
         place = torch.arange(batch.items.shape[1], device=batch.items.device)
         return self.blocks(self.dropout(self.norm(self.items(batch.items) + self.positions(place))))
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ed2rec.baselines.contract import Loss, SequenceModel, padded_embedding
+from ed2rec.baselines.contract import Loss, TiedModel, padded_embedding
 from ed2rec.baselines.sequences import Sequences
 
 
@@ -48,7 +48,7 @@ def _rows_to_one(edges: Tensor) -> Tensor:
     return edges / edges.sum(2, keepdim=True).clamp(min=1)
 
 
-class SRGNN(SequenceModel):
+class SRGNN(TiedModel):
     """h_i ← GRU([A_in (W_in h) + b ; A_out (W_out h) + b'], h_i), `steps` times, over the nodes i of the history;
     α_t = q · σ(W1 h_last + W2 h_t);  state = W3 [Σ_t α_t h_t ; h_last];  score(j) = <state, e_j>   (tied).
 
@@ -91,6 +91,3 @@ class SRGNN(SequenceModel):
             )
             h = self.cell(heard.flatten(0, 1), h.flatten(0, 1)).view_as(h) * real[:, :, None]
         return h
-
-    def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.items.weight[:-1], None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ed2rec.baselines import losses
-from ed2rec.baselines.contract import SequenceModel
+from ed2rec.baselines.contract import SequenceModel, TiedModel
 from ed2rec.baselines.sequences import Sequences, Training, of_histories
 from ed2rec.data.dataset import Histories
 
@@ -143,6 +143,16 @@ class SequenceModelContract:
         still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
         assert not still, f"never trained: {still}"
         assert all(p.isfinite().all() for p in model.parameters())
+
+    def test_one_that_is_tied_may_have_a_table_of_its_own(self, model, batch):
+        """The states stay, the scores come from the new table, and both tables learn."""
+        if not isinstance(model, TiedModel):
+            pytest.skip("its scores do not come from the item embeddings alone")
+        before, tied = model.final(batch), model.output()[0]
+        assert torch.equal(tied, model.items.weight[:-1])
+        model.untie()
+        assert torch.equal(model.final(batch), before) and (model.output()[0] - tied).abs().max() > 0.01
+        self.test_every_parameter_learns(model)
 
     def test_it_learns_that_each_item_is_followed_by_the_next(self):
         """On a ring the last items say which one follows. Guessing would find one in twelve."""
