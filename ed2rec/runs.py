@@ -32,6 +32,8 @@ from ed2rec.errors import ConfigError, RunError
 
 FORMAT = 1
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.json", "environment.json"
+COMPLETE = "complete"
+"""An empty file in a checkpoint, written last: one without it was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ def plain(value: Any) -> Any:
 def workspace(folder: Path) -> Path:
     """Where an unfinished training of this run keeps its checkpoints: beside the run, which stays complete."""
     return _beside(Path(os.path.abspath(folder)), "training")
+
+
+def resumable(folder: Path) -> bool:
+    """Whether an unfinished training of this run has a checkpoint to go on from."""
+    return any(workspace(folder).glob(f"checkpoint-*/{COMPLETE}"))
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -126,21 +126,26 @@ def test_a_run_whose_measurement_was_interrupted_is_measured_and_not_trained_aga
     assert len(collect(request)) == 1
 
 
-def test_a_training_that_was_interrupted_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    request = request_of(tmp_path, [Variant("one", "static")], "--seeds", "1")
-    checkpoint = runs.runs.workspace(runs.run_folder(request, request.variants[0], 0)) / "checkpoint-1"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "complete").touch()
-    asked = []
+@pytest.mark.parametrize("variant", [Variant("static", "static"), Variant("gru4rec", "gru4rec")])
+def test_a_training_that_was_interrupted_goes_on_from_its_checkpoint(variant, tmp_path, monkeypatch):
+    """Stopped at its first checkpoint, whichever of the two trainers wrote it."""
+    longer = ("baseline.epochs=2", "training.epochs=4", "training.checkpoints=4")
+    request = request_of(tmp_path, [variant], "--seeds", "1", *(word for one in longer for word in ("--set", one)))
+    resumed, train = [], runs.workflow.train
 
-    def train(*_, resume, **__):
-        asked.append(resume)
-        raise KeyboardInterrupt
+    def watched(*given, resume, progress, **more):
+        def stop(*told):
+            progress(*told)
+            if not resume and runs.runs.resumable(given[1]):
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.workflow, "train", train)
+        resumed.append(resume)
+        return train(*given, resume=resume, progress=stop, **more)
+
+    monkeypatch.setattr(runs.workflow, "train", watched)
     with pytest.raises(KeyboardInterrupt):
         collect(request)
-    assert asked == [True]
+    assert len(collect(request)) == 1 and resumed == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from ed2rec.data.splits import GlobalTime, LeaveOneOut
 from ed2rec.errors import DataError, RunError
 from ed2rec.evaluation.metrics import reported
 from ed2rec.files import replace_file
+from ed2rec.runs import COMPLETE
 
 Progress = Callable[[str, int, int, str], None]
 Watch = Callable[[int, float], None]
@@ -196,6 +197,7 @@ def _keep(workspace: Path, stamp: str, course: Course, best: dict[str, Tensor], 
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / "state.safetensors") as file:
         save_file(tensors, file, {"stamp": stamp, "course": json.dumps(asdict(course))})
+    (folder / COMPLETE).touch()
 
 
 def _restore(workspace: Path, stamp: str, steps: Steps) -> tuple[Course, dict[str, Tensor]]:

@@ -17,9 +17,9 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import Batch
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.model import JointModel, Share
+from ed2rec.runs import COMPLETE
 
 WEIGHTS = "model.safetensors"
-COMPLETE = "complete"  # an empty file, written last: a checkpoint without it was interrupted
 
 
 @dataclass
