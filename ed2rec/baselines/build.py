@@ -44,12 +44,20 @@ def fit_baseline(
 
     torch.manual_seed(settings.seed)
     learned = learned_of(dataset, split, settings)
-    stamp = hashlib.sha256((settings.to_yaml() + dataset.histories.checksum()).encode()).hexdigest()
     metrics = train_baseline(
-        learned, split, budget_of(settings, next(learned.model.parameters()).device), workspace=workspace, stamp=stamp,
-        resume=resume, progress=progress, watch=watch,
+        learned, split, budget_of(settings, next(learned.model.parameters()).device), workspace=workspace,
+        stamp=stamp_of(settings, dataset, learned.model), resume=resume, progress=progress, watch=watch,
     )  # fmt: skip
     return Trained(metrics, learned.save)
+
+
+def stamp_of(settings: Settings, dataset: Dataset, model: SequenceModel) -> str:
+    """Names what a training reads: the settings, the log, and what the model holds of the items beside it (buffers:
+    categories and brands of FDSA and S³-Rec)."""
+    read = hashlib.sha256((settings.to_yaml() + dataset.histories.checksum()).encode())
+    for name, value in sorted(model.named_buffers()):
+        read.update(name.encode() + value.cpu().numpy().tobytes())
+    return read.hexdigest()
 
 
 def load_baseline(folder: Path, settings: Settings, dataset: Dataset, split: LeaveOneOut | GlobalTime) -> Recommender:

@@ -2,7 +2,10 @@ import polars as pl
 import pytest
 from shops import dataset_of
 
+from ed2rec.baselines.build import sequence_model, stamp_of
 from ed2rec.baselines.features import Field, item_fields, merged
+from ed2rec.config import resolve
+from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import DataError
 
 
@@ -50,3 +53,14 @@ def test_one_field_merged_is_that_field():
     alone = merged([field])
     assert isinstance(alone, Field) and alone.count == field.count == 3
     assert alone.values.tolist() == field.values.tolist() == [[0, 1], [1, 2], [3, 3], [0, 3]]
+
+
+def test_a_training_is_not_gone_on_with_when_what_is_said_of_the_items_has_changed():
+    """Only where the model reads it."""
+    shops = [shop(["Music,Guitars", "Music,Amps", "Music"], brands) for brands in (["", "x", "y"], ["", "x", "x"])]
+    for model, differ in (("fdsa", True), ("s3rec", True), ("sasrec", False)):
+        settings, stamps = resolve(model), set()
+        for dataset in shops:
+            untrained = sequence_model(dataset, leave_one_out(dataset.histories), settings)
+            stamps.add(stamp_of(settings, dataset, untrained))
+        assert len(stamps) == (2 if differ else 1)
