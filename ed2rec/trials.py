@@ -22,8 +22,8 @@ from ed2rec.files import replace_file
 from ed2rec.spaces import Space, as_plain
 
 RECORD, TRIALS, STUDY, BEST = "search.yaml", "trials.jsonl", "study", "best.yaml"
-COUNTED = ("complete", "pruned", "cut", "failed")
-"""States of trials that the budget has paid for; "interrupted" ones ended with the program and are tried again."""
+DECIDED = ("complete", "pruned", "failed")
+"""States that say all there is to say of their values; "cut" and "interrupted" ones are tried again by --resume."""
 
 Row = dict[str, Any]
 
@@ -59,8 +59,15 @@ def best_of(rows: list[Row]) -> Row | None:
     return max(judged, key=lambda row: row["valid"]["NDCG@10"], default=None)
 
 
+def decided(rows: list[Row]) -> list[Row]:
+    """The values that need not be tried again."""
+    return [row["values"] for row in rows if row["state"] in DECIDED]
+
+
 def counted(rows: list[Row]) -> int:
-    return sum(row["state"] in COUNTED for row in rows)
+    """Trials that the budget has paid for: one that was cut counts until it has been made again in full."""
+    done = decided(rows)
+    return len(done) + sum(row["state"] == "cut" and row["values"] not in done for row in rows)
 
 
 def spent(rows: list[Row]) -> float:

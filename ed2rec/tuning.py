@@ -27,7 +27,7 @@ from ed2rec.data.dataset import Dataset
 from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, Ed2Error, RunError
 from ed2rec.spaces import Range, Space, combinations, holding, value_of
-from ed2rec.trials import Limit, Row, best_of, counted, spent
+from ed2rec.trials import Limit, Row, best_of, counted, decided, spent
 
 RANDOM = 5
 """Trials that are drawn at random before the estimator, and as many to the end before any is given up."""
@@ -115,7 +115,7 @@ class _Searching:
         waiting = (_optuna().trial.TrialState.WAITING,)
         if self.study.get_trials(deepcopy=False, states=waiting):  # interrupted before it began
             return True
-        done = [row["values"] for row in self.rows if row["state"] in ("complete", "pruned", "failed")]
+        done = decided(self.rows)
         again = [self.first, *(row["values"] for row in self.rows if row["state"] in ("cut", "interrupted"))]
         left = [values for values in again if values not in done and values.keys() == self.space.keys()]
         open_ = None if self.grid is None else [values for values in self.grid if values not in done]
@@ -125,11 +125,14 @@ class _Searching:
         return True
 
     def _draw(self, done: list[Row], open_: list[Row] | None) -> Row:
-        """What the estimator asks for after these trials, or one at random where it insists on what has been tried."""
-        optuna, seed = _optuna(), (self.start.seed * 100_003 + counted(self.rows)) % 2**32
+        """What the estimator asks for after the decided trials, or one at random where it insists on what has been
+        tried. Of one that was cut it is told nothing, so a search that is gone on with draws what it would have drawn.
+        """
+        optuna, seed = _optuna(), (self.start.seed * 100_003 + len(done)) % 2**32
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM)
         scratch = optuna.create_study(direction="maximize", sampler=sampler)
-        scratch.add_trials([trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()])
+        told = {row["number"] for row in self.rows if row["state"] in trials.DECIDED}
+        scratch.add_trials([trial for trial in self.study.get_trials(deepcopy=False) if trial.number in told])
         for _ in range(30):
             values = scratch.ask(_distributions(self.space)).params
             if values not in done:

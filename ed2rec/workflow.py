@@ -233,6 +233,8 @@ def recommend(
     dataset = run.dataset
     if (user_id is not None and item_ids is not None) or (query, user_id, item_ids) == (None, None, None):
         raise ConfigError("give either a user or a history, or a query: --user ID, --history ID,ID,… or --query TEXT")
+    if query is not None and ensemble is not None:
+        raise ConfigError("a query is asked in one wording, which --ensemble has no part in: leave one of the two out")
     check_k(k, len(dataset.items))
     user = -1 if user_id is None else dataset.user_number(user_id)
     history = [dataset.item_number(item) for item in item_ids or ()] if user < 0 else dataset.histories[user].tolist()

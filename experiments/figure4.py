@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from sklearn.metrics import normalized_mutual_info_score
 
 from ed2rec.charts import CodeShares, draw_code_shares
-from ed2rec.inspection import Crossing, categories_by_code
+from ed2rec.data.dataset import Dataset
+from ed2rec.errors import DataError
+from ed2rec.inspection import Crossing, categories_by_code, telling_categories
 from experiments.report import cell, facts, markdown, paper, write
 from experiments.runs import Variant, ask, collect, command, run_folder
 
@@ -21,6 +23,9 @@ VARIANTS = [Variant("ED², 4 first codes", "figure4")]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     request = ask(__doc__, VARIANTS, arguments, seeds=1, toy_seeds=1)
+    items = Dataset.load(request.dataset).items
+    if not any(telling_categories(items["categories"].to_list(), items["brand"].to_list())):
+        raise DataError(f"no item of {request.name} has categories or a brand, so there is nothing to count by code")
     rows = collect(request)
     found = [categories_by_code(run_folder(request, VARIANTS[0], seed), request.dataset) for seed in request.seeds]
     everything = [categories_by_code(run_folder(request, VARIANTS[0], seed), request.dataset, 0, 10**9, 10**9)

@@ -168,7 +168,7 @@ def _make(request: Request, variant: Variant, seed: int, measure: Measure, file:
 def _complete(folder: Path, settings: Settings) -> bool:
     """Whether the run is there: stopped after its training, or made for another measurement."""
     try:
-        return runs.open_run(folder).settings == settings
+        return what_is_read(runs.open_run(folder).settings) == what_is_read(settings)
     except RunError:
         return False
 

@@ -9,21 +9,24 @@ are not to be subtracted from one another. Only models that `ed2 train` knows ha
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ed2rec.workflow import MODELS, LoadedRun, cases_of
+from ed2rec.workflow import LoadedRun, cases_of
+from experiments import table1
 from experiments.report import OURS, PAPER, facts, markdown, paper, write
-from experiments.runs import Row, Variant, ask, by_variant, collect, command
+from experiments.runs import Row, ask, by_variant, collect, command
 
 ALONE, TOGETHER = 50, 512  # users
 PRINTED = paper()["table7"]
 # The paper's rows whose model there is, by name without punctuation; then what it does not have.
 KNOWN = {"ed2": "ED²"} | {"".join(filter(str.isalnum, name)).lower(): name for name in PRINTED if name != "ED²"}
 VARIANTS = [
-    Variant(KNOWN.get("".join(filter(str.isalnum, model)), model), settings=(f"model={model}",)) for model in MODELS
+    replace(variant, name=KNOWN.get("".join(filter(str.isalnum, variant.name)), variant.name))
+    for variant in table1.VARIANTS
 ]
 
 

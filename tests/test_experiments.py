@@ -2,13 +2,16 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shops import dataset_of
 
+from ed2rec.baselines import trainer
 from ed2rec.config import differences, resolve
-from ed2rec.errors import ConfigError
+from ed2rec.errors import ConfigError, DataError
 from ed2rec.evaluation.metrics import REPORTED
 from ed2rec.inspection import Crossing
 from experiments import figure4, figure6, report, runs, table2, table3, table7, toy
@@ -148,6 +151,24 @@ def test_a_training_that_was_interrupted_goes_on_from_its_checkpoint(variant, tm
     assert len(collect(request)) == 1 and resumed == [False, True]
 
 
+def test_what_a_model_does_not_read_neither_stops_it_nor_makes_it_anew(tmp_path, monkeypatch):
+    """A baseline's training is gone on with, and its run is measured for another file, whatever is set for ours."""
+    request = request_of(tmp_path, [Variant("gru4rec", "gru4rec")], "--seeds", "1", "--set", "baseline.epochs=2")
+    other = replace(request, overrides=[*request.overrides, "training.lr=0.004"])
+    keep = trainer._keep
+
+    def stopped(*what):
+        keep(*what)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "_keep", stopped)
+        collect(request)
+    assert len(collect(other)) == 1
+    monkeypatch.setattr(runs.workflow, "train", None)  # nothing may be trained from here on
+    assert len(collect(request, file="other.jsonl")) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
@@ -226,6 +247,12 @@ def test_purity_and_information_of_figure_4_by_hand():
     # In bits: H(category) = H(code) = 1, and 2 I / (1 + 1) = I = 1 + 1 - H(pair).
     pair = 2 * (3 / 8 * np.log2(8 / 3) + 1 / 8 * np.log2(8))
     assert figure4.information(mixed) == pytest.approx(2 - pair, abs=1e-6)
+
+
+def test_figure_4_refuses_a_dataset_that_says_nothing_of_its_items(tmp_path, capsys):
+    dataset_of([[0, 1, 2, 3]] * 4, ["a", "b", "c", "d"]).save(tmp_path / "bare")
+    with pytest.raises(DataError, match="has categories or a brand"):
+        figure4.main([str(tmp_path / "bare"), "--out", str(tmp_path / "out")])
 
 
 def test_models_are_found_among_the_papers_whatever_their_punctuation():

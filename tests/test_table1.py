@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
-from ed2rec.config import for_model, presets, resolve
+from ed2rec.config import differences, for_model, presets, resolve, what_is_read
 from ed2rec.evaluation.metrics import REPORTED, reported
 from ed2rec.evaluation.significance import paired_t_test
 from ed2rec.spaces import value_of
@@ -172,9 +173,22 @@ def test_a_search_is_committed_with_its_preset():
 def test_a_tuned_preset_is_the_best_trial_of_its_search(name):
     model, _, dataset = name.partition("-")
     lines = (SEARCHES / dataset / model / "trials.jsonl").read_text(encoding="utf-8").splitlines()
-    best, settings = best_of([json.loads(line) for line in lines]), resolve(for_model(model, name))
-    assert best and settings.model == model
-    assert {key: value_of(settings, key) for key in best["values"]} == best["values"]
+    best = best_of([json.loads(line) for line in lines])
+    kept = yaml.safe_load((SEARCHES / dataset / model / "search.yaml").read_text(encoding="utf-8"))["settings"]
+    # A setting that is newer than the search is not in its record: what is new must not change what was found.
+    alone = resolve(None, extra=differences(name))
+    for settings in (resolve(for_model(model, name)), alone):  # as `ed2 train` and as Table 1 take it
+        assert best and settings.model == model
+        assert {key: value_of(settings, key) for key in best["values"]} == best["values"]
+        now = json.loads(json.dumps({key: value_of(settings, key) for key in flat(kept)}))
+        assert {key for key, value in flat(kept).items() if now[key] != value} <= best["values"].keys()
+        assert what_is_read(settings) == what_is_read(alone)
+
+
+def flat(groups):
+    """{"a": {"b": 1}, "c": 2} → {"a.b": 1, "c": 2}"""
+    return {f"{name}.{key}" if key else name: value for name, group in groups.items()
+            for key, value in (group.items() if isinstance(group, dict) else [("", group)])}  # fmt: skip
 
 
 def test_the_table_takes_what_was_found_for_its_dataset(out, monkeypatch):

@@ -169,6 +169,20 @@ def test_a_search_in_two_parts_is_the_search_in_one_with_its_numbering(shop):
     assert [row["values"] for row in other.rows] != [row["values"] for row in whole.rows[:4]]
 
 
+def test_a_search_that_was_cut_draws_what_it_would_have_drawn(shop, monkeypatch):
+    """The cut trial counts once, and the estimator hears of its repetition alone."""
+    clock, space = Clock(monkeypatch), space_of("gru4rec")
+
+    def epoch(stage, done, total, note=""):
+        clock.now += 20.0 * (stage != "trials")
+
+    whole = tune(shop / "shop", shop / "whole", start("epochs=2"), space, limit=Limit(6))
+    cut = tune(shop / "shop", shop / "cut", start("epochs=2"), space, limit=Limit(9, minutes=1.5), progress=epoch)
+    assert [row["state"] for row in cut.rows] == ["complete", "complete", "cut"]
+    more = tune(shop / "shop", shop / "cut", start("epochs=2"), space, limit=Limit(6), resume=True)
+    assert [row["values"] for row in more.rows if row["state"] != "cut"] == [row["values"] for row in whole.rows]
+
+
 def test_after_an_interruption_the_trial_is_tried_again_and_costs_nothing(shop, monkeypatch):
     space, fit = space_of("gru4rec"), workflow.fit
     whole = tune(shop / "shop", shop / "whole", start("epochs=2"), space, limit=Limit(4))

@@ -8,10 +8,12 @@ preset of its name.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ed2rec.baseline_settings import FLOORS
+from ed2rec.config import what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import GlobalTime, LeaveOneOut
 from ed2rec.errors import ConfigError
@@ -52,9 +54,9 @@ def fit_baseline(
 
 
 def stamp_of(settings: Settings, dataset: Dataset, model: SequenceModel) -> str:
-    """Names what a training reads: the settings, the log, and what the model holds of the items beside it (buffers:
+    """Names what a training reads: its settings, the log, and what the model holds of the items beside it (buffers:
     categories and brands of FDSA and S³-Rec)."""
-    read = hashlib.sha256((settings.to_yaml() + dataset.histories.checksum()).encode())
+    read = hashlib.sha256((json.dumps(what_is_read(settings)) + dataset.histories.checksum()).encode())
     for name, value in sorted(model.named_buffers()):
         read.update(name.encode() + value.cpu().numpy().tobytes())
     return read.hexdigest()

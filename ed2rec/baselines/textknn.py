@@ -42,7 +42,7 @@ class TextNeighbours:
         return cls(vectorizer.fit_transform(texts).tocsr(), last)
 
     def scores(self, histories: Histories, users: NDArray[np.int64] | None) -> NDArray[np.float32]:
-        """(n, K) in [-L-1, L]; an empty history scores 0 everywhere."""
+        """(n, K) in [-2L, L]; an empty history scores 0 everywhere."""
         recent = taken(*latest(histories, self.last), self.tfidf.shape[0])
         scores = np.asarray(((recent @ self.tfidf) @ self.tfidf.T).todense(), dtype=np.float32)
         scores[recent.nonzero()] -= 2 * self.last + 1

@@ -156,10 +156,10 @@ def _rank_listed(
     recommender: Recommender, cases: Cases, k: int, exclude: bool
 ) -> tuple[NDArray[np.int64], Recommendations]:
     """Ranks within the list of k: 1 + how many others in it score at least as much as the target, or MISSED."""
-    ask = k + (int(max(cases.histories.lengths, default=0)) if exclude else 0)
-    top = _checked_list(recommender, recommender.recommend(cases.histories, cases.users, ask), ask)
     if exclude:
-        top = _without_history(top, cases.histories, k)
+        top = _listed_without_history(recommender, cases, k)
+    else:
+        top = _checked_list(recommender, recommender.recommend(cases.histories, cases.users, k), k)
     found = top.items == cases.targets[:, None]
     goal = np.where(found, top.scores, -np.inf).max(axis=1, initial=-np.inf)
     ranks = np.where(found.any(axis=1), (top.scores >= goal[:, None]).sum(axis=1), MISSED).astype(np.int64)
@@ -196,13 +196,20 @@ def _checked_list(recommender: Recommender, top: Recommendations, k: int) -> Rec
     return top
 
 
-def _without_history(top: Recommendations, histories: Histories, k: int) -> Recommendations:
-    items = np.full((len(top), k), -1, dtype=np.int64)
-    scores = np.full((len(top), k), -np.inf, dtype=np.float32)
-    for row in range(len(top)):
-        kept = np.flatnonzero(~np.isin(top.items[row], histories[row]) & (top.items[row] >= 0))[:k]
-        items[row, : len(kept)] = top.items[row, kept]
-        scores[row, : len(kept)] = top.scores[row, kept]
+def _listed_without_history(recommender: Recommender, cases: Cases, k: int) -> Recommendations:
+    """Lists of k without the history: as much more is asked for as a history has items, rounded up to a power of two,
+    so that few lengths of lists are asked for and nobody's list depends on who else is in the batch."""
+    items = np.full((len(cases.targets), k), -1, dtype=np.int64)
+    scores = np.full((len(cases.targets), k), -np.inf, dtype=np.float32)
+    more = np.array([1 << max(0, int(length) - 1).bit_length() for length in cases.histories.lengths], np.int64)
+    for room in np.unique(more).tolist():
+        rows = np.flatnonzero(more == room)
+        histories = cases.histories.take(rows)
+        asked = _checked_list(recommender, recommender.recommend(histories, cases.users[rows], k + room), k + room)
+        for number, row in enumerate(rows.tolist()):
+            kept = np.flatnonzero(~np.isin(asked.items[number], histories[number]) & (asked.items[number] >= 0))[:k]
+            items[row, : len(kept)] = asked.items[number, kept]
+            scores[row, : len(kept)] = asked.scores[number, kept]
     return Recommendations(items, scores)
 
 

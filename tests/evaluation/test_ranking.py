@@ -118,6 +118,21 @@ def test_a_list_of_the_whole_catalogue_ranks_as_its_scores_do(world, exclude):
     np.testing.assert_array_equal(by_score.ranks, by_list.ranks)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 256])
+def test_how_much_is_asked_for_without_the_history_is_each_user_s_own(batch):
+    """A wider list is a wider beam, so a neighbour with a long history must not widen a user's."""
+    asked = {}
+
+    class Noting(Lists):
+        def recommend(self, histories, users, k):
+            asked.update(dict.fromkeys(users.tolist(), k))
+            return super().recommend(histories, users, k)
+
+    lists = [[], [0], [0, 1, 2], list(range(4)), list(range(5))]
+    evaluate(Noting(np.zeros((5, 30))), cases_of([9] * 5, lists), exclude_history=True, batch=batch)
+    assert asked == {0: 11, 1: 11, 2: 14, 3: 14, 4: 18}
+
+
 @given(worlds(), st.booleans())
 def test_anyone_can_recompute_the_metrics_from_the_rankings_alone(world, as_lists):
     scores, cases = world
