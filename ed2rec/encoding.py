@@ -21,6 +21,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ed2rec.errors import ConfigError
+
 Pooling = Literal["mean", "last"]
 SHARD = 2048  # texts between two writes of the cache: what an interruption can cost
 
@@ -74,11 +76,15 @@ def encode_texts(
     cache      folder of the embeddings known so far; an interrupted run goes on where it stopped
     progress   called with (texts done, texts to do)
 
-    Texts are read in batches of about equal length, each distinct one once.
+    Texts are read in batches of about equal length, each distinct one once. Raises ConfigError, before any is read, for
+    a layer that the LLM does not have or a cache that cannot be written.
     """
+    _check_layer(llm, layer)
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     store = _Store(cache, _fingerprint(llm, tokenizer, pooling, layer, max_tokens))
     wanted = {key: text for key, text in zip(keys, texts, strict=True) if text and key not in store.known}
+    if wanted:  # a cache that knows all may be read-only
+        store.check()
     ids = tokenizer(list(wanted.values()), truncation=True, max_length=max_tokens)["input_ids"] if wanted else []
     ids = [row or [tokenizer.eos_token_id or 0] for row in ids]
     names = list(wanted)
@@ -95,6 +101,13 @@ def encode_texts(
     empty = np.zeros(width, np.float32)
     rows = [store.known[key] if text else empty for key, text in zip(keys, texts, strict=True)]
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
+
+
+def _check_layer(llm: PreTrainedModel, layer: int) -> None:
+    layers = int(llm.config.num_hidden_layers)
+    if not -layers - 1 <= layer <= layers:
+        raise ConfigError(f"encoding.layer={layer}, but the LLM has {layers} layers; allowed: 0 (the token embeddings) "
+                          f"to {layers}, or -1 (the last layer) to {-layers - 1}")  # fmt: skip
 
 
 @torch.inference_mode()
@@ -150,13 +163,24 @@ class _Store:
         self.folder = cache / fingerprint if cache else None
         self.known: dict[str, np.ndarray] = {}
         self.fresh: list[str] = []
-        for shard in sorted(self.folder.glob("*.safetensors")) if self.folder and self.folder.is_dir() else ():
+        for shard in sorted(self.folder.glob("*.safetensors")) if self.folder and os.path.isdir(self.folder) else ():
             try:
                 content = load_file(shard)
                 names = content["keys"].tobytes().decode().split()
                 self.known.update(zip(names, content["vectors"], strict=True))
             except (SafetensorError, KeyError, ValueError, OSError):
                 continue  # a damaged shard costs its embeddings, which are made again
+
+    def check(self) -> None:
+        """ConfigError if the folder cannot be made or written to: found out before the work that it is to keep."""
+        if not self.folder:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise ConfigError(f"cannot write the embedding cache {self.folder.parent}: {error.strerror}; set "
+                              "encoding.cache or $ED2_CACHE to a folder that can be written") from None  # fmt: skip
 
     def add(self, names: list[str], vectors: np.ndarray) -> None:
         self.known.update(zip(names, vectors.astype(np.float32), strict=True))

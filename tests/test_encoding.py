@@ -13,6 +13,7 @@ from worlds import tiny_gpt2, tiny_llama, word_tokenizer
 
 from ed2rec import encoding
 from ed2rec.encoding import Whitening, encode_texts
+from ed2rec.errors import ConfigError
 
 TEXTS = [
     "the user has bought these items", "", "recommend a next item", "history", "the user has bought these items",
@@ -48,6 +49,12 @@ def test_layer_0_of_any_model_is_its_token_embeddings():
 
 
 LLM = tiny_llama()
+
+
+@pytest.mark.parametrize("layer", [3, -4, 99])
+def test_a_layer_that_the_llm_does_not_have_is_one_line_with_the_range(layer):
+    with pytest.raises(ConfigError, match=rf"encoding.layer={layer}, .* 2 layers; allowed: 0 .* to 2, or -1 .* to -3$"):
+        encode_texts(LLM, word_tokenizer(), TEXTS, layer=layer)
 
 
 @settings(max_examples=15, deadline=None)
@@ -129,6 +136,23 @@ def test_another_model_or_another_way_to_read_it_has_a_cache_of_its_own(change, 
 
 def shards(cache: Path) -> list[Path]:
     return sorted(cache.rglob("*.safetensors"))
+
+
+def test_a_cache_that_cannot_be_written_is_found_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    counted = Counted(monkeypatch)
+    with pytest.raises(ConfigError, match=r"file/cache: Not a directory; set encoding.cache") as error:
+        encode_texts(LLM, word_tokenizer(), TEXTS, cache=tmp_path / "file/cache")
+    assert counted.texts == 0 and "\n" not in str(error.value)
+    expected = encode_texts(LLM, word_tokenizer(), TEXTS, cache=tmp_path / "known")
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(encoding.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ConfigError, match=r"known: Permission denied; set encoding.cache"):
+        encode_texts(LLM, word_tokenizer(), ["one more"], cache=tmp_path / "known")
+    np.testing.assert_array_equal(encode_texts(LLM, word_tokenizer(), TEXTS, cache=tmp_path / "known"), expected)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 300, -40])
