@@ -5,6 +5,7 @@ items.jsonl      an item a line: item_id, title, index (the one answer that mean
 users.jsonl      a user a line, where there is a user index: user_id, index, token_ids
 example.json     one prompt, and what ed2rec answers to it: whoever gets the same has set everything up rightly
 index/           the tables as in the run
+export.json      what is in the folder, by which it is known as an export that may be replaced
 README.md        the same for whoever gets the folder without this page
 """
 
@@ -22,7 +23,7 @@ from ed2rec import runs, workflow
 from ed2rec.data.folders import check_replaceable, replace_folder
 from ed2rec.errors import RunError
 
-MARKER = "items.jsonl"
+MARKER = "export.json"
 README = """# {dataset}: an LLM that recommends by writing the index of an item
 
 Exported by ed2rec {version}. Any program that loads a causal language model of `transformers` can load this folder;
@@ -31,6 +32,7 @@ Exported by ed2rec {version}. Any program that loads a causal language model of 
 - `items.jsonl`: item_id, title, `index` (the answer that means this item) and its `token_ids`
 - `users.jsonl`, if it is there: the same for users; the user of a prompt without one is `<ua_unk>`
 - `example.json`: a prompt and what ed2rec answers to it
+- `export.json`: the version and the files of this folder; an export replaces a folder of such files only
 - `index/`: the same indices as codes, in Parquet
 
 ## Asking
@@ -54,13 +56,18 @@ def export(run: Path, out: Path, dataset_folder: Path | None = None) -> Path:
     folder = runs.open_run(run)
     if not (folder.path / "model").is_dir():
         raise RunError(f"{run} is a {folder.model} run, which has no LLM to export: give a run of ed2")
-    check_replaceable(Path(out), MARKER)
+    check_replaceable(Path(out), MARKER, _files)
     loaded = workflow.load(run, dataset_folder)
-    with replace_folder(Path(out), MARKER) as new:
+    with replace_folder(Path(out), MARKER, _files) as new:
         shutil.copytree(folder.path / "model", new, dirs_exist_ok=True)
         shutil.copytree(folder.path / "index", new / "index")
         _write(loaded, new)
     return Path(out)
+
+
+def _files(said: Any) -> list[str]:
+    """The files beside an export.json of ours."""
+    return list(said["files"]) if said["ed2rec"] else []
 
 
 def _write(run: workflow.LoadedRun, folder: Path) -> None:
@@ -111,6 +118,8 @@ def _write(run: workflow.LoadedRun, folder: Path) -> None:
         over=over[model.decoder.normalise], beam=model.beam,
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / MARKER).write_text(json.dumps({"ed2rec": version(), "files": files}, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

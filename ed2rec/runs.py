@@ -27,11 +27,14 @@ import numpy as np
 from polars.exceptions import ComputeError
 
 from ed2rec.config import Settings, resolve
+from ed2rec.data.folders import first_stranger
 from ed2rec.environment import describe
 from ed2rec.errors import ConfigError, RunError
 
 FORMAT = 1
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.json", "environment.json"
+RESULTS = (".json", ".parquet", ".png", ".svg", ".pdf", ".html")
+"""Endings of what our commands write where they are told to: metrics, rankings, pictures, reports."""
 COMPLETE = "complete"
 """An empty file in a checkpoint, written last: one without it was interrupted."""
 
@@ -75,7 +78,7 @@ def save(
     write: puts the model's own files into the folder it is given. dataset: what `RunFolder.dataset` will say.
     Raises RunError where the target is not a run, or the disk refuses; the target is then as it was.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = _place(folder)
     check_target(folder)
     new = _beside(folder, "new")
     try:
@@ -103,7 +106,7 @@ def save(
 
 def open_run(folder: Path) -> RunFolder:
     """Raises RunError for a folder that is missing, no run, unfinished, damaged or of another format."""
-    folder = Path(os.path.abspath(folder))
+    folder = _place(folder)
     _put_back(folder)
     if not folder.is_dir():
         if workspace(folder).is_dir():
@@ -132,13 +135,18 @@ def open_run(folder: Path) -> RunFolder:
 def check_target(folder: Path) -> None:
     """RunError if a run must not be written there: it is a file, or a folder with something else in it.
 
-    Called before training as well, because a mistyped --out should not be found out after hours of work.
+    A run may hold what it was saved with, and beside that what can be made from it again (RESULTS). Called before
+    training as well, because a mistyped --out should not be found out after hours of work.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = _place(folder)
     _put_back(folder)
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / ENVIRONMENT).is_file():
-            raise RunError(f"{folder} holds files that are not a run, they are left alone: choose another --out")
+        results = [path.name for path in folder.iterdir() if path.suffix.lower() in RESULTS]
+        if stranger := first_stranger(
+            folder, ENVIRONMENT, lambda said: [*said["files"], *results] if said["ed2rec"] else ()
+        ):
+            raise RunError(f"{folder} holds files that are not a run's ({stranger}), they are left alone: "
+                           "choose another --out")  # fmt: skip
     elif os.path.lexists(folder):
         raise RunError(f"{folder} is a file, not a folder: choose another --out")
     parent = next(path for path in folder.parents if path.exists())
@@ -159,7 +167,7 @@ def plain(value: Any) -> Any:
 
 def workspace(folder: Path) -> Path:
     """Where an unfinished training of this run keeps its checkpoints: beside the run, which stays complete."""
-    return _beside(Path(os.path.abspath(folder)), "training")
+    return _beside(_place(folder), "training")
 
 
 def resumable(folder: Path) -> bool:
@@ -182,6 +190,11 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or text
     return text if isinstance(error, ComputeError) or "os error" in text else None
+
+
+def _place(folder: Path) -> Path:
+    """Where a run really is: what is renamed must be the folder, not a link to it, and on the folder's own disk."""
+    return Path(os.path.realpath(folder))
 
 
 def _beside(folder: Path, what: str) -> Path:

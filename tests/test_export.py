@@ -110,9 +110,13 @@ def test_a_run_without_an_llm_is_refused_in_one_line(shelf, tmp_path):
 
 def test_an_export_replaces_an_export_and_nothing_else(run, tmp_path, monkeypatch, capsys):
     assert run_command(["export", str(run), "--out", str(tmp_path / "out")]) == 0
-    (tmp_path / "out/old.txt").write_text("of the export before")
+    (tmp_path / "out/README.md").write_text("of the export before")
     assert run_command(["export", str(run), "--out", str(tmp_path / "out")]) == 0
-    assert not (tmp_path / "out/old.txt").exists()
+    assert (tmp_path / "out/README.md").read_text(encoding="utf-8").startswith("# shop")
+    (tmp_path / "out/index/orders.csv").write_text("mine")
+    with pytest.raises(DataError, match=r"holds other files than ours \(index/orders.csv\); it is left alone"):
+        export(run, tmp_path / "out")
+    (tmp_path / "out/index/orders.csv").unlink()
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("years of work")
     with pytest.raises(DataError, match="it is left alone"):
@@ -123,6 +127,18 @@ def test_an_export_replaces_an_export_and_nothing_else(run, tmp_path, monkeypatc
         export(run, tmp_path / "out")
     assert sorted((tmp_path / "out").iterdir()) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "thesis"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("items.jsonl", '{"item_id": "1"}'), ("export.json", '{"files": ["orders.csv"]}')]
+)
+def test_files_of_somebody_else_whose_names_are_ours_are_left_alone(name, text, run, tmp_path):
+    (tmp_path / "shopdata").mkdir()
+    (tmp_path / "shopdata" / name).write_text(text)
+    (tmp_path / "shopdata/orders.csv").write_text("order,item")
+    with pytest.raises(DataError, match="it is left alone"):
+        export(run, tmp_path / "shopdata")
+    assert sorted(path.name for path in (tmp_path / "shopdata").iterdir()) == sorted([name, "orders.csv"])
 
 
 def test_an_export_needs_the_run_no_more(shelf, run, tmp_path):

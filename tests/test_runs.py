@@ -125,6 +125,41 @@ def test_files_that_are_no_run_are_left_alone(tmp_path):
     save(tmp_path / "empty", put("a"))
 
 
+@pytest.mark.parametrize("text", ["{}", "[1]", "not JSON", '{"files": {"orders.csv": 1}}'])
+def test_an_environment_json_of_somebody_else_makes_no_run(tmp_path, text):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/environment.json").write_text(text)
+    (tmp_path / "web/orders.csv").write_text("order,item")
+    assert "(environment.json), they are left alone" in refusal(save, tmp_path / "web", put("a"))
+    assert sorted(path.name for path in (tmp_path / "web").iterdir()) == ["environment.json", "orders.csv"]
+
+
+def test_a_run_gives_way_with_what_our_commands_put_beside_it_but_not_with_other_files(tmp_path):
+    save(tmp_path / "run", put("old"))
+    for name in ("report.html", "rankings.parquet", "test.json", "first-codes.PNG", ".DS_Store"):
+        (tmp_path / "run" / name).touch()
+    save(tmp_path / "run", put("new"))
+    assert (tmp_path / "run/weights.bin").read_text() == "new" and not (tmp_path / "run/report.html").exists()
+    (tmp_path / "run/thesis").mkdir()
+    (tmp_path / "run/thesis/figure.png").write_text("mine")
+    assert "(thesis/figure.png), they are left alone" in refusal(runs.check_target, tmp_path / "run")
+    assert (tmp_path / "run/thesis/figure.png").exists()
+
+
+def test_a_run_whose_folder_is_a_link_stays_on_the_disk_that_the_link_names(tmp_path):
+    disk, home = tmp_path / "disk", tmp_path / "home"
+    disk.mkdir()
+    home.mkdir()
+    (home / "shop").symlink_to(disk / "shop")  # which is not there yet
+    for text in ("first", "second", "third"):
+        save(home / "shop", put(text))
+        assert (home / "shop").is_symlink() and (disk / "shop/weights.bin").read_text() == text
+    assert leftovers(home) == leftovers(disk) == []
+    assert runs.workspace(home / "shop") == disk / ".shop.training"
+    os.rename(disk / "shop", disk / ".shop.old")  # what a power cut leaves
+    assert runs.open_run(home / "shop").path == disk / "shop"
+
+
 def test_a_target_that_cannot_be_written_is_found_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "cannot write into" in refusal(runs.check_target, tmp_path / "deep/run")

@@ -19,9 +19,11 @@ import numpy as np
 import polars as pl
 
 from ..errors import DataError, UnknownEntity
-from .folders import replace_folder
+from .folders import check_replaceable, replace_folder
 
 FORMAT_VERSION = 1
+MARKER = "dataset.json"
+TABLES = ("items.parquet", "users.parquet", "interactions.parquet")
 ITEM_COLUMNS = ("item_id", "title", "description", "brand", "categories")
 USER_COLUMNS = ("user_id", "profile")
 LOG_COLUMNS = ("user_id", "item_id", "user", "item", "timestamp")
@@ -126,7 +128,7 @@ class Dataset:
     def save(self, folder: str | Path) -> None:
         """Writes the folder whole or not at all; a dataset that was there is replaced, anything else is refused."""
         facts = self.stored_facts()
-        with replace_folder(Path(folder), marker="dataset.json") as beside:
+        with replace_folder(Path(folder), MARKER, _files) as beside:
             self.items.write_parquet(beside / "items.parquet")
             self.users.write_parquet(beside / "users.parquet")
             self.interactions.write_parquet(beside / "interactions.parquet")
@@ -163,6 +165,16 @@ class Dataset:
         if not numbers_fit or not users.is_sorted():
             raise DataError(f"{folder}/interactions.parquet is not sorted by user or names numbers beyond its tables. "
                             "Run ed2 prepare again.")  # fmt: skip
+
+
+def check_target(folder: Path) -> None:
+    """DataError if a dataset must not be written there: it is a file, or holds something that is not a dataset's."""
+    check_replaceable(folder, MARKER, _files)
+
+
+def _files(facts: Any) -> tuple[str, ...]:
+    """The files beside a dataset.json of ours, of whatever version."""
+    return TABLES if facts["format_version"] and facts["counts"] else ()
 
 
 def _without(facts: dict[str, Any]) -> dict[str, Any]:

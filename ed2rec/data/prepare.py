@@ -13,10 +13,9 @@ import polars as pl
 
 from ..errors import DataError
 from . import amazon, lcrec, movielens, recbole, table
-from .dataset import ITEM_COLUMNS, USER_COLUMNS, Dataset
+from .dataset import ITEM_COLUMNS, USER_COLUMNS, Dataset, check_target
 from .filters import k_core as core_of
 from .filters import keep_first, late_positions
-from .folders import check_replaceable
 from .source import TEXTS_OF_AN_INTERACTION, Source
 from .texts import clean_columns
 
@@ -41,7 +40,7 @@ def prepare(source: str | Path, format: str, out: str | Path, k_core: int | None
         raise DataError(f"Unknown format {format!r}; the formats are {', '.join(FORMATS)}.")
     if k_core is not None and k_core < 0:
         raise DataError(f"--k-core is {k_core}; give 0 to keep everything, or the least number of interactions.")
-    check_replaceable(Path(out), "dataset.json")
+    check_target(Path(out))
     reader, default = FORMATS[format]
     read = reader(Path(source))
     dataset = assemble(read, format, default if k_core is None else k_core)

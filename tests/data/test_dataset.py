@@ -101,6 +101,20 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_dataset_json_of_somebody_else_or_a_file_beside_ours_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/dataset.json").write_text('{"name": "mine"}')
+    with pytest.raises(DataError, match=r"holds other files than ours \(dataset.json\)"):
+        small().save(tmp_path / "mine")
+    small().save(tmp_path / "d")
+    (tmp_path / "d/.DS_Store").touch()  # nobody's
+    small().save(tmp_path / "d")
+    (tmp_path / "d/orders.csv").write_text("order,item")
+    with pytest.raises(DataError, match=r"holds other files than ours \(orders.csv\)"):
+        small().save(tmp_path / "d")
+    assert (tmp_path / "mine/dataset.json").exists() and (tmp_path / "d/orders.csv").exists()
+
+
 def test_a_full_disk_costs_nothing_that_was_there(tmp_path, monkeypatch):
     small().save(tmp_path / "d")
     before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
