@@ -89,17 +89,20 @@ def for_model(
     file: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> list[str]:
-    """The presets of a training whose user asked for `model`, or gave a file that names one: a learned baseline's own
-    comes first.
+    """The presets of a training whose user asked for `model`, by that or by an override, or gave a file that names one:
+    a learned baseline's own comes first.
 
-    ConfigError for a preset that is another model's, and for an override that a baseline would not read. (`resolve`
-    takes those: a driver may set the same for several models, and a run's file holds the settings of all.)
+    ConfigError for a preset or an override that is another model's, and for an override that a baseline would not read.
+    (`resolve` takes those: a driver may set the same for several models, and a run's file holds the settings of all.)
     """
     given = preset_names(preset)
     own = {name: differences(name) for name in given}
     named = [(name, str(values["model"])) for name, values in own.items() if "model" in values]
     in_file = _read(file).get("model") if file is not None else None
-    wanted = str(model or in_file or (named[-1][1] if named else "ed2"))
+    in_set = [tree["model"] for tree in map(_parse_override, overrides) if "model" in tree]
+    if model and in_set and in_set[-1] != model:
+        raise ConfigError(f"--set model={in_set[-1]} is another model than --model {model}: leave one of the two out")
+    wanted = str(model or (in_set and in_set[-1]) or in_file or (named[-1][1] if named else "ed2"))
     for name, of in named:
         if of != wanted:
             raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")

@@ -91,7 +91,7 @@ class IndexerSettings(Group):
     """Weight, beside a text's 1, of what the LLM has learned from behaviour about an item (the states from which it
     asks for it). Where the index begins to move it is made anew from both; 0: from texts alone, always."""
     lr: float = Field(default=1e-4, ge=0, le=1)
-    """Learning rate of the indexer in joint training; 0 freezes it: a static index."""
+    """Learning rate of the indexer in joint training; 0 freezes it: a static index, with lsh too."""
     min_perplexity: float = Field(default=0.02, ge=0, lt=1)
     """Training stops where a level uses less than this share of its codes: 0 is all entities on one code (and turns the
     check off), 1 all codes alike."""
@@ -126,7 +126,8 @@ class TrainingSettings(Group):
     pack: bool = True
     """Fill each sequence with several examples; false pads."""
     fixed_start: float = Field(default=0.2, ge=0, le=1)
-    """Share of the steps, at the start, in which the LLM learns the warm-up's index before that begins to move."""
+    """Share of the steps, at the start, in which the LLM learns the warm-up's index before that begins to move; less
+    than 1 together with frozen_tail, unless the index is static."""
     refreshes: int = Field(default=2, ge=0)
     """How often the index tables are recomputed in joint training; 0 keeps the warm-up's: a static index."""
     frozen_tail: float = Field(default=0.7, ge=0, le=1)

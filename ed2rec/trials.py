@@ -99,7 +99,10 @@ def measured(trained: runs.Trained, dataset: Dataset, settings: Settings, worksp
 def record(dataset: Dataset, start: Settings, space: Space) -> str:
     """search.yaml: all that makes two searches the same one, but for what they may spend."""
     settings = what_is_read(start)
-    facts = {"model": settings.pop("model"), "dataset": {"name": dataset.name, **workflow.fingerprint(dataset)}}
+    facts = {
+        "model": settings.pop("model"),
+        "dataset": {"name": dataset.name, **workflow.fingerprint(dataset, start.split)},
+    }
     whole = {**facts, "space": as_plain(space), "settings": settings}
     return yaml.safe_dump(whole, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
 

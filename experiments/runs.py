@@ -57,6 +57,7 @@ class Request:
     asked: list[str]  # names of the variants to be made; the others are shown where they are there
     name: str  # of the dataset
     log: str  # fingerprint of its interactions
+    times: str  # and of their times
 
     def settings(self, variant: Variant, seed: int) -> Settings:
         """Base presets, then `--set`, then what makes the variant."""
@@ -109,6 +110,7 @@ def ask(
         asked=given.variants or names,
         name=dataset.name,
         log=workflow.fingerprint(dataset)["log"],
+        times=dataset.times_checksum(),
     )
 
 
@@ -181,8 +183,9 @@ def _find(request: Request, variant: Variant, seed: int, file: str) -> Row | Non
 
 def _key(request: Request, variant: Variant, seed: int) -> str:
     """The same for the same model, settings that it reads, seed and interactions: two names for one thing share one."""
-    read = json.dumps(what_is_read(request.settings(variant, seed)))
-    return hashlib.sha256((read + request.log).encode()).hexdigest()[:32]
+    settings = request.settings(variant, seed)
+    log = request.log + (request.times if settings.split == "global-time" else "")
+    return hashlib.sha256((json.dumps(what_is_read(settings)) + log).encode()).hexdigest()[:32]
 
 
 def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -49,6 +49,11 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
     [
         ("shop --model sasrek", "no model 'sasrek'; the nearest is 'sasrec'; there are: ed2, "),
         ("shop --model sasrec --preset caser", "preset caser is for caser, not for sasrec: leave one of the two out"),
+        ("shop --model sasrec --set model=caser", "--set model=caser is another model than --model sasrec: leave one"),
+        ("shop --preset caser --set model=sasrec", "preset caser is for caser, not for sasrec"),
+        ("shop --preset small --set model=sasrec", ", which sasrec does not have: leave the preset out"),
+        ("shop --set model=hgn --set training.epochs=3", "does not read training.epochs"),
+        ("shop --set model=sasrek", "no model 'sasrek'; the nearest is 'sasrec'; there are: ed2, "),
         ("shop --preset caser --preset hgn", "preset caser is for caser, not for hgn"),
         ("shop --model ed2 --preset caser", "preset caser is for caser, not for ed2"),
         ("shop --preset small --model sasrec", ", which sasrec does not have: leave the preset out"),
@@ -91,6 +96,19 @@ def test_the_settings_of_a_run_are_taken_back(shop, ask):  # noqa: F811
     assert Path("again/config.yaml").read_text() == Path("first/config.yaml").read_text()
     weights = [Path(run, "weights.safetensors").read_bytes() for run in ("first", "again")]
     assert weights[0] == weights[1]
+
+
+def test_a_model_that_is_set_is_the_model_that_is_asked_for(shop, ask):  # noqa: F811
+    for run, words in (("asked", ["--model", "sasrec"]), ("set", ["--set", "model=sasrec"])):
+        assert ask("train", "shop", *words, "--out", run, *SMALL)[0] == 0
+    assert Path("set/config.yaml").read_text() == Path("asked/config.yaml").read_text()
+    assert yaml.safe_load(Path("set/config.yaml").read_text())["baseline"]["tied"] is False, "as its preset says"
+
+
+def test_a_set_model_is_above_that_of_a_file(shop, ask):  # noqa: F811
+    Path("mine.yaml").write_text("model: caser\nbaseline: {epochs: 1, device: cpu}\n")
+    assert ask("train", "shop", "--config", "mine.yaml", "--set", "model=hgn", "--out", "run")[0] == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["model"] == "hgn"
 
 
 def test_a_file_that_names_a_baseline_starts_from_its_preset(shop, ask):  # noqa: F811

@@ -1,5 +1,6 @@
 """The drivers of the paper's tables and figures: made-up shops, small models, and the paper's arithmetic."""
 
+import hashlib
 import importlib
 import json
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from shops import dataset_of
 
 from ed2rec.baselines import trainer
-from ed2rec.config import differences, resolve
+from ed2rec.config import differences, resolve, what_is_read
 from ed2rec.errors import ConfigError, DataError
 from ed2rec.evaluation.metrics import REPORTED
 from ed2rec.inspection import Crossing
@@ -107,6 +108,16 @@ def test_what_is_there_is_not_made_again_under_any_name(tmp_path, monkeypatch):
     assert renamed == [{**rows[0], "variant": "another name"}]
     with pytest.raises(TypeError):  # another base is another run
         collect(request_of(tmp_path, variants, "--seeds", "1", "--set", "training.lr=0.01"))
+
+
+def test_other_times_are_another_row_where_they_split_and_only_there(tmp_path):
+    request = request_of(tmp_path, [], "--seeds", "1")
+    moved = replace(request, times="later")
+    by_log, by_time = Variant("sasrec", "sasrec"), Variant("sasrec", "sasrec", ("split=global-time",))
+    read = json.dumps(what_is_read(request.settings(by_log, 0)))
+    before = hashlib.sha256((read + request.log).encode()).hexdigest()[:32]
+    assert runs._key(request, by_log, 0) == runs._key(moved, by_log, 0) == before, "rows that are there stay found"
+    assert runs._key(request, by_time, 0) != runs._key(moved, by_time, 0)
 
 
 def test_only_the_variants_that_are_asked_for_are_made_and_all_that_are_there_are_shown(tmp_path):

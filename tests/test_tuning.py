@@ -364,6 +364,8 @@ def test_a_space_that_is_not_one_is_refused(tmp_path, text, expected):
         ("tune shop --model textknn --out old --resume", "old is another search (model: markov; now model: textknn)"),
         ("tune shop --model markov --out old --seed 3 --resume", "another search (seed: 0; now seed: 3)"),
         ("tune nowhere --model markov --out new", "No dataset folder"),
+        ("tune shop --model ed2 --set split=global-time --out new", "split=global-time is for the baselines"),
+        ("tune shop --model hgn --set model=sasrec --out new", "--set model=sasrec is another model than --model hgn"),
         ("tune shop --model hgn --preset sasrec --out new", "preset sasrec is for sasrec"),
         ("tune shop --model fdsa --out new", "categories"),
     ],

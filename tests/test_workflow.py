@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from shops import checkerboard, dataset_of
 
 from ed2rec import workflow
 from ed2rec.config import resolve
+from ed2rec.data.dataset import Dataset
 from ed2rec.errors import ConfigError, DataError, RunError, UnknownEntity
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.recommender import Recommendations
@@ -40,6 +43,36 @@ def test_a_split_by_time_asks_for_the_first_item_after_the_moment_and_learns_fro
     learned = run.recommender.counts.sum()
     assert learned == workflow.split(run.dataset, settings).valid_from <= 97
     assert len(workflow.evaluate_run(run).ranks) == 1
+
+
+def later(dataset: Dataset) -> Dataset:
+    """The same lists, but every time twice as late: a split by time cuts some of them elsewhere."""
+    return replace(dataset, interactions=dataset.interactions.with_columns(timestamp=pl.col("timestamp") * 2))
+
+
+def test_other_times_are_other_interactions_where_they_split(tmp_path):
+    checkerboard().save(tmp_path / "shop")
+    later(checkerboard()).save(tmp_path / "later")
+    for split in ("global-time", "leave-one-out"):
+        settings = resolve(extra={"model": "popularity", "split": split})
+        workflow.train(tmp_path / "shop", tmp_path / split, settings)
+    workflow.evaluate_run(workflow.load(tmp_path / "leave-one-out", tmp_path / "later"))
+    run = workflow.load(tmp_path / "global-time", tmp_path / "later")
+    with pytest.raises(DataError, match="has other interactions than"):
+        workflow.evaluate_run(run)
+    older = {part: value for part, value in run.folder.dataset.items() if part != "times"}
+    assert older.keys() == workflow.load(tmp_path / "leave-one-out").folder.dataset.keys()
+
+
+def test_a_run_by_time_from_before_times_were_noted_is_still_evaluated(tmp_path):
+    checkerboard().save(tmp_path / "shop")
+    settings = resolve(extra={"model": "popularity", "split": "global-time"})
+    workflow.train(tmp_path / "shop", tmp_path / "run", settings)
+    file = tmp_path / "run/environment.json"
+    facts = json.loads(file.read_text())
+    del facts["dataset"]["times"]
+    file.write_text(json.dumps(facts))
+    assert len(workflow.evaluate_run(workflow.load(tmp_path / "run")).ranks) == 1
 
 
 def test_what_cannot_be_split_by_time_is_refused(tmp_path):

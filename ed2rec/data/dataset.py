@@ -102,6 +102,22 @@ class Dataset:
         counts = np.bincount(self.interactions["user"].to_numpy(), minlength=len(self.users))
         return Histories(self.interactions["item"].to_numpy(), np.concatenate([[0], np.cumsum(counts)]))
 
+    def checksum(self) -> str:
+        """SHA-256 of all that stands in the tables, texts and times too."""
+        read = hashlib.sha256()
+        for column in (*self.items, *self.users, *self.interactions):
+            read.update(f"{column.name} {column.dtype} {len(column)}".encode() + column.is_null().to_numpy().tobytes())
+            if column.dtype == pl.String:
+                texts = column.fill_null("")
+                read.update(texts.str.len_bytes().to_numpy().tobytes() + "".join(texts.to_list()).encode())
+            else:
+                read.update(column.fill_null(0).to_numpy().tobytes())
+        return read.hexdigest()
+
+    def times_checksum(self) -> str:
+        """SHA-256 of when each interaction was, on which a split by time depends."""
+        return hashlib.sha256(self.interactions["timestamp"].to_numpy().tobytes()).hexdigest()
+
     @cached_property
     def _numbers(self) -> dict[str, dict[str, int]]:
         return {

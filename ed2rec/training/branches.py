@@ -157,13 +157,18 @@ def fit_generator(
     check_use(survey(quantiser, x).codes, quantiser.sizes, i.min_perplexity, kind, "after the warm-up")
 
 
+def moves(settings: Settings) -> bool:
+    """Whether the index moves in joint training; otherwise it is static."""
+    return settings.training.refreshes > 0 and settings.indexer.lr > 0
+
+
 def learns_behaviour(settings: Settings) -> bool:
     i, t = settings.indexer, settings.training
-    return i.kind == "hvqae" and i.behaviour > 0 and t.refreshes > 0 and t.fixed_start > 0
+    return i.kind == "hvqae" and i.behaviour > 0 and moves(settings) and t.fixed_start > 0
 
 
 def reads_again(settings: Settings) -> bool:
-    return settings.indexer.kind == "lsh" and settings.training.refreshes > 0
+    return settings.indexer.kind == "lsh" and moves(settings)
 
 
 def surveyed(model: JointModel) -> dict[str, Any]:

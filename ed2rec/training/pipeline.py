@@ -4,6 +4,8 @@ texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tabl
       → joint training (Eq. 11)
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from transformers.integrations import get_available_reporting_integrations
 
 from ed2rec.adaptation import memory_errors_explained
 from ed2rec.backbone import quiet_libraries
+from ed2rec.config import what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, leave_one_out
 from ed2rec.errors import ConfigError, RunError
@@ -25,11 +29,13 @@ from ed2rec.instructions.neighbours import nearest
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.tasks import Mixture
+from ed2rec.instructions.templates import read_wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.runs import Trained
 from ed2rec.settings import Settings
 from ed2rec.training.branches import (
     Progress,
+    moves,
     surveyed,
 )
 from ed2rec.training.callbacks import MoveIndex, Tell, Validate
@@ -37,7 +43,7 @@ from ed2rec.training.history import History
 from ed2rec.training.joint import JointArguments, JointTrainer, last_checkpoint
 from ed2rec.training.parts import build_parts, reads_of, recommender, write
 from ed2rec.training.processes import Processes
-from ed2rec.training.schedule import IndexSchedule
+from ed2rec.training.schedule import IndexSchedule, check_shares
 
 
 @memory_errors_explained()
@@ -59,6 +65,8 @@ def train_ed2(
     if settings.indexer.kind == "lsh":  # found out before minutes of encoding
         for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
             bits_of(sizes)
+    if moves(settings):
+        check_shares(settings.training.fixed_start, settings.training.frozen_tail)
     _check_trackers(settings.training.report_to)
     processes = Processes(settings.training.device)
     checkpoint = processes.tell(lambda: _prepare(workspace, settings, dataset, resume, processes.count))
@@ -83,7 +91,7 @@ def train_ed2(
         mixture, model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
     )
     batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
-    schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes)
+    schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes if moves(settings) else 0)
     reached = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     history = processes.tell(lambda: History(workspace / "history.jsonl", reached))
     log = history.add if processes.first else _nothing
@@ -162,9 +170,11 @@ def _agreed(anew: Callable[[], Churn] | None, model: JointModel, processes: Proc
 
 
 def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool, processes: int) -> Path | None:
-    """An empty workspace that knows its settings and its log, or the checkpoint to go on from."""
+    """An empty workspace that knows its settings and its data, or the checkpoint to go on from."""
     record = workspace / "settings.yaml"
-    content = f"{settings.to_yaml()}# log {dataset.histories.checksum()}\n# processes {processes}\n"
+    # Tokenizer, embeddings and tasks are made again from the texts, and have to fit the weights.
+    read = yaml.safe_dump(what_is_read(settings), sort_keys=False)
+    content = f"{read}# data {dataset.checksum()}\n{_prompts(settings)}# processes {processes}\n"
     if not resume:
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
@@ -175,10 +185,18 @@ def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool
         old, new = record.read_text().splitlines(), content.splitlines()
         was, now = next((pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]), ("", ""))
         raise RunError(
-            "the interrupted training had other settings, another log or another number of processes "
+            "the interrupted training is of other settings or data, or of another number of processes "
             f"({was.strip()!r}, now {now.strip()!r}): resume with the same ones, or train without --resume"
         )
     return checkpoint
+
+
+def _prompts(settings: Settings) -> str:
+    """A line that names the wordings of `tasks.prompts`; none where there is no such file."""
+    if not settings.tasks.prompts:
+        return ""
+    wordings = json.dumps(read_wordings(Path(settings.tasks.prompts)), sort_keys=True)
+    return f"# prompts {hashlib.sha256(wordings.encode()).hexdigest()}\n"
 
 
 def _known(branch: Branch) -> np.ndarray:

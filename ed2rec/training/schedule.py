@@ -9,6 +9,17 @@ A static index is the same schedule without the middle: same warm-up, same numbe
 
 from dataclasses import dataclass
 
+from ed2rec.errors import ConfigError
+
+
+def check_shares(fixed_start: float, frozen_tail: float) -> None:
+    """ConfigError where nothing is left between the two, so that an index which should move could not."""
+    if round(fixed_start + frozen_tail, 9) >= 1:
+        raise ConfigError(
+            f"training.fixed_start={fixed_start:g} and training.frozen_tail={frozen_tail:g} leave no steps in which "
+            "the index moves: let them add up to less than 1, or set training.refreshes=0 for a static index"
+        )
+
 
 @dataclass(frozen=True)
 class IndexSchedule:

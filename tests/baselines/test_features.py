@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 from shops import dataset_of
@@ -64,3 +66,12 @@ def test_a_training_is_not_gone_on_with_when_what_is_said_of_the_items_has_chang
             untrained = sequence_model(dataset, leave_one_out(dataset.histories), settings)
             stamps.add(stamp_of(settings, dataset, untrained))
         assert len(stamps) == (2 if differ else 1)
+
+
+def test_a_training_by_time_is_not_gone_on_with_when_the_times_have_changed():
+    base = shop(["Music"], [""])
+    moved = replace(base, interactions=base.interactions.with_columns(timestamp=pl.col("timestamp") + 7))
+    for split, differ in (("global-time", True), ("leave-one-out", False)):
+        settings = resolve("sasrec", extra={"split": split})
+        model = sequence_model(base, leave_one_out(base.histories), settings)
+        assert (stamp_of(settings, base, model) != stamp_of(settings, moved, model)) == differ

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,19 @@ def test_a_spoilt_folder_is_told_in_one_line(tmp_path, how, said):
 def test_a_missing_folder_says_how_to_make_one(tmp_path):
     with pytest.raises(DataError, match="ed2 prepare"):
         Dataset.load(tmp_path / "nowhere")
+
+
+def test_the_checksum_is_that_of_the_tables_wherever_they_lie_and_of_every_text_in_them(tmp_path):
+    base = small()
+    base.save(tmp_path / "small")
+    assert Dataset.load(tmp_path / "small").checksum() == base.checksum() == small().checksum()
+    others = [
+        replace(base, **{table: getattr(base, table).with_columns(pl.Series(column, values))})
+        for table, column, values in [
+            ("items", "title", ["X", "Y"]), ("items", "title", ["", "X"]), ("items", "description", ["", "long"]),
+            ("users", "profile", ["", "24 years old"]), ("interactions", "summary", ["", "fine", ""]),
+            ("interactions", "summary", ["fine", None, ""]), ("interactions", "timestamp", [5, 7, 1]),
+        ]
+    ]  # fmt: skip
+    assert len({dataset.checksum() for dataset in (base, *others)}) == 1 + len(others)
+    assert [dataset.times_checksum() == base.times_checksum() for dataset in others] == [True] * 6 + [False]

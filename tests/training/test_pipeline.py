@@ -11,9 +11,11 @@ from shops import dataset_of
 from small import joint_world, shop, small_settings
 
 from ed2rec import workflow
-from ed2rec.config import explain, resolve
+from ed2rec.config import explain, presets, resolve
 from ed2rec.errors import ConfigError, IndexCollapse
+from ed2rec.indexers.contract import IndexTable
 from ed2rec.model import JointModel
+from ed2rec.training.branches import moves
 from ed2rec.training.pipeline import _arguments, train_ed2
 
 MODEL = joint_world().model
@@ -66,6 +68,34 @@ def test_any_other_fault_of_torch_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(JointModel, "forward", broken)
     with pytest.raises(RuntimeError, match="size mismatch"):
         train_ed2(shop(), small_settings(), tmp_path / "workspace", False, lambda *_: None)
+
+
+@pytest.mark.parametrize("kind", [(), ("indexer.kind=lsh", "indexer.users=[4, 4]")])
+def test_a_learning_rate_of_0_is_the_static_index_of_no_refreshes(kind, tmp_path):
+    codes = []
+    for static in ("indexer.lr=0", "training.refreshes=0"):
+        settings = small_settings(*kind, static, "training.epochs=3")
+        trained = train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
+        assert not [entry for entry in trained.metrics["history"] if "churn" in entry]
+        trained.write(tmp_path / static)
+        codes.append(IndexTable.load(tmp_path / static / "index/items.parquet").codes.tolist())
+    assert codes[0] == codes[1]
+
+
+def test_shares_that_leave_the_index_no_steps_to_move_are_refused_unless_it_is_static(tmp_path):
+    shares = ["training.fixed_start=0.3", "training.frozen_tail=0.7", "training.epochs=0.5"]
+    with pytest.raises(ConfigError) as error:
+        train_ed2(shop(), small_settings(*shares), tmp_path / "workspace", False, lambda *_: None)
+    said = str(error.value)
+    assert "training.fixed_start=0.3 and training.frozen_tail=0.7 leave no steps" in said and "\n" not in said
+    assert not (tmp_path / "workspace").exists()
+    train_ed2(shop(), small_settings(*shares, "training.refreshes=0"), tmp_path / "w", False, lambda *_: None)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_leaves_the_index_steps_to_move(name):
+    settings = resolve(name)
+    assert not moves(settings) or settings.training.fixed_start + settings.training.frozen_tail < 0.999
 
 
 def test_a_question_behind_the_history_cannot_be_asked_at_every_position(tmp_path):

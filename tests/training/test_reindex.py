@@ -176,7 +176,7 @@ def test_behaviour_is_that_of_training_interactions(which):
 
 
 def test_the_setting_and_a_static_index_leave_behaviour_out(tmp_path):
-    for override in ("indexer.behaviour=0", "training.refreshes=0", "training.fixed_start=0"):
+    for override in ("indexer.behaviour=0", "training.refreshes=0", "training.fixed_start=0", "indexer.lr=0"):
         parts = build_parts(shop(), small_settings(override), lambda *_: None)
         assert parts.anew is None and parts.model.items.embeddings.shape[1] == 16
     trained = train_ed2(shop(), small_settings(), tmp_path / "w", False, lambda *_: None)

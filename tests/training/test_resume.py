@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 from small import shop, small_settings
 
+from ed2rec.data.dataset import Dataset
 from ed2rec.errors import RunError
 from ed2rec.generative import GenerativeRecommender
 from ed2rec.indexers.contract import IndexTable
@@ -163,10 +166,37 @@ def test_adapters_go_on_too(tmp_path):
 def test_other_settings_are_another_training(straight, tmp_path):
     with pytest.raises(Stopped):
         train(tmp_path / "workspace", after=stop_after(straight["steps"] // 2))
-    with pytest.raises(RunError, match="other settings") as error:
+    with pytest.raises(RunError, match="of other settings or data") as error:
         train(tmp_path / "workspace", True, lambda step: None, "training.lr=0.5")
     assert "\n" not in str(error.value) and "lr" in str(error.value)
     assert_same(result(train(tmp_path / "workspace", resume=True), tmp_path / "run"), straight)
+
+
+def test_other_texts_are_another_training(tmp_path):
+    """The tokenizer, the embeddings and the tasks would be others, under the old weights."""
+    dataset, prompts = shop(), tmp_path / "prompts.yaml"
+    prompts.write_text("title: ['Item {item} is called: {title}']\n")
+    settings = small_settings(*OVERRIDES, f"tasks.prompts={prompts}")
+
+    def go_on(dataset: Dataset) -> None:
+        train_ed2(dataset, settings, tmp_path / "workspace", True, lambda *_: None)
+
+    stop = stop_after(15)
+    with pytest.raises(Stopped):
+        train_ed2(dataset, settings, tmp_path / "workspace", False, lambda _, done, *__: stop(done))
+    renamed = dataset.items.with_columns(title=pl.lit("something else ") + pl.col("title"))
+    with pytest.raises(RunError, match="is of other settings or data") as error:
+        go_on(replace(dataset, items=renamed))
+    assert "\n" not in str(error.value)
+    reworded = dataset.interactions.with_columns(comment=pl.lit("fine"))
+    with pytest.raises(RunError, match="is of other settings or data"):
+        go_on(replace(dataset, interactions=reworded))
+    before = prompts.read_text()
+    prompts.write_text("title: ['The title of {item} is: {title}']\n")
+    with pytest.raises(RunError, match="is of other settings or data"):
+        go_on(dataset)
+    prompts.write_text(before)
+    go_on(dataset)
 
 
 def test_there_must_be_something_to_go_on_from(tmp_path):
