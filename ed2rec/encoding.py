@@ -81,7 +81,7 @@ def encode_texts(
     """
     _check_layer(llm, layer)
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-    store = _Store(cache, _fingerprint(llm, tokenizer, pooling, layer, max_tokens))
+    store = _Store(cache, _fingerprint(llm, tokenizer, pooling, layer, max_tokens, dtype))
     wanted = {key: text for key, text in zip(keys, texts, strict=True) if text and key not in store.known}
     if wanted:  # a cache that knows all may be read-only
         store.check()

@@ -117,7 +117,7 @@ def test_what_is_in_the_cache_is_not_computed_again(tmp_path, monkeypatch):
     assert counted.texts == 7
 
 
-@pytest.mark.parametrize("change", ["weights", "pooling", "layer", "max_tokens", "tokenizer"])
+@pytest.mark.parametrize("change", ["weights", "pooling", "layer", "max_tokens", "dtype", "tokenizer"])
 def test_another_model_or_another_way_to_read_it_has_a_cache_of_its_own(change, tmp_path, monkeypatch):
     counted = Counted(monkeypatch)
     llm, tokenizer, options = tiny_llama(), word_tokenizer(), {}
@@ -128,7 +128,7 @@ def test_another_model_or_another_way_to_read_it_has_a_cache_of_its_own(change, 
     elif change == "tokenizer":
         tokenizer.backend_tokenizer.normalizer = normalizers.Replace("these", "a")
     else:
-        options = {change: {"pooling": "last", "layer": 1, "max_tokens": 3}[change]}
+        options = {change: {"pooling": "last", "layer": 1, "max_tokens": 3, "dtype": torch.bfloat16}[change]}
     vectors = encode_texts(llm, tokenizer, TEXTS, cache=tmp_path, **options)
     assert counted.texts == 12
     np.testing.assert_array_equal(vectors, encode_texts(llm, tokenizer, TEXTS, **options))
