@@ -99,10 +99,10 @@ def for_model(
     own = {name: differences(name) for name in given}
     named = [(name, str(values["model"])) for name, values in own.items() if "model" in values]
     in_file = _read(file).get("model") if file is not None else None
-    in_set = [tree["model"] for tree in map(_parse_override, overrides) if "model" in tree]
-    if model and in_set and in_set[-1] != model:
-        raise ConfigError(f"--set model={in_set[-1]} is another model than --model {model}: leave one of the two out")
-    wanted = str(model or (in_set and in_set[-1]) or in_file or (named[-1][1] if named else "ed2"))
+    in_set = next((tree["model"] for tree in map(_parse_override, reversed(overrides)) if "model" in tree), None)
+    if model and in_set and in_set != model:
+        raise ConfigError(f"--set model={in_set} is another model than --model {model}: leave one of the two out")
+    wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
     for name, of in named:
         if of != wanted:
             raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")

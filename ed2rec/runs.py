@@ -170,9 +170,9 @@ def workspace(folder: Path) -> Path:
     return _beside(_place(folder), "training")
 
 
-def resumable(folder: Path) -> bool:
-    """Whether an unfinished training of this run has a checkpoint to go on from."""
-    return any(workspace(folder).glob(f"checkpoint-*/{COMPLETE}"))
+def complete_checkpoints(workspace: Path) -> list[Path]:
+    """What an unfinished training can go on from, in no order."""
+    return [marker.parent for marker in workspace.glob(f"checkpoint-*/{COMPLETE}")]
 
 
 def disk_is_full(error: BaseException) -> bool:

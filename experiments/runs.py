@@ -154,7 +154,8 @@ def _make(request: Request, variant: Variant, seed: int, measure: Measure, file:
     settings, folder, start = request.settings(variant, seed), run_folder(request, variant, seed), time.perf_counter()
     with terminal.progress() as progress:
         if not _complete(folder, settings):
-            workflow.train(request.dataset, folder, settings, resume=runs.resumable(folder), progress=progress)
+            resume = bool(runs.complete_checkpoints(runs.workspace(folder)))
+            workflow.train(request.dataset, folder, settings, resume=resume, progress=progress)
     trained = time.perf_counter() - start
     row = {
         "variant": variant.name, "seed": seed, "dataset": request.name, "key": _key(request, variant, seed),

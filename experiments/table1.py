@@ -118,10 +118,11 @@ def printed_for(request: Request) -> Printed:
 
 def known_as(model: str) -> str:
     """Our "sasrec", "s3rec" and "ed2" are the paper's "SASRec", "S3-Rec" and "ED²"; others keep their name."""
-    return next((name for name in paper()["table1"]["Games"] if _plain(name) == model), model)
+    return next((name for name in paper()["table1"]["Games"] if plain(name) == model), model)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A printed name as `ed2 train` would spell it: "S3-Rec" is s3rec, "ED²" ed2."""
     return "".join(filter(str.isalnum, name.replace("²", "2"))).lower()
 
 

@@ -23,11 +23,8 @@ from experiments.runs import Row, ask, by_variant, collect, command
 ALONE, TOGETHER = 50, 512  # users
 PRINTED = paper()["table7"]
 # The paper's rows whose model there is, by name without punctuation; then what it does not have.
-KNOWN = {"ed2": "ED²"} | {"".join(filter(str.isalnum, name)).lower(): name for name in PRINTED if name != "ED²"}
-VARIANTS = [
-    replace(variant, name=KNOWN.get("".join(filter(str.isalnum, variant.name)), variant.name))
-    for variant in table1.VARIANTS
-]
+KNOWN = {table1.plain(name): name for name in PRINTED}
+VARIANTS = [replace(variant, name=KNOWN.get(variant.name, variant.name)) for variant in table1.VARIANTS]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

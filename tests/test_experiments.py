@@ -150,7 +150,7 @@ def test_a_training_that_was_interrupted_goes_on_from_its_checkpoint(variant, tm
     def watched(*given, resume, progress, **more):
         def stop(*told):
             progress(*told)
-            if not resume and runs.runs.resumable(given[1]):
+            if not resume and runs.runs.complete_checkpoints(runs.runs.workspace(given[1])):
                 raise KeyboardInterrupt
 
         resumed.append(resume)

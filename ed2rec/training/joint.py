@@ -17,7 +17,7 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import Batch
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.model import JointModel, Share
-from ed2rec.runs import COMPLETE
+from ed2rec.runs import COMPLETE, complete_checkpoints
 
 WEIGHTS = "model.safetensors"
 
@@ -164,7 +164,7 @@ def load_state(model: JointModel, folder: Path) -> None:
 
 def last_checkpoint(workspace: Path) -> Path:
     """The latest complete checkpoint. RunError where there is none."""
-    found = [folder for folder in workspace.glob("checkpoint-*") if (folder / COMPLETE).exists()]
+    found = complete_checkpoints(workspace)
     if not found:
         raise RunError(f"no complete checkpoint in {workspace}: train without --resume")
     return max(found, key=lambda folder: int(folder.name.split("-")[1]))

@@ -60,14 +60,7 @@ def train_ed2(
     watch: told (number of the validation, its NDCG@10); may raise to stop (`ed2 tune`).
     """
     quiet_libraries()
-    if settings.training.dense and settings.training.instruction == "question":
-        raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
-    if settings.indexer.kind == "lsh":  # found out before minutes of encoding
-        for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
-            bits_of(sizes)
-    if moves(settings):
-        check_shares(settings.training.fixed_start, settings.training.frozen_tail)
-    _check_trackers(settings.training.report_to)
+    _check(settings)
     processes = Processes(settings.training.device)
     checkpoint = processes.tell(lambda: _prepare(workspace, settings, dataset, resume, processes.count))
     torch.manual_seed(settings.seed)
@@ -132,8 +125,21 @@ def train_ed2(
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
 
 
+def _check(settings: Settings) -> None:
+    """ConfigError for settings that cannot go together, before minutes of encoding and warming up."""
+    t = settings.training
+    if t.dense and t.instruction == "question":
+        raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
+    if settings.indexer.kind == "lsh":
+        for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
+            bits_of(sizes)
+    if moves(settings):
+        check_shares(t.fixed_start, t.frozen_tail)
+    _check_trackers(t.report_to)
+
+
 def _check_trackers(names: Sequence[str]) -> None:
-    """Before any work: Trainer would refuse them after the warm-up."""
+    """Trainer itself would refuse them after the warm-up."""
     installed = get_available_reporting_integrations()
     if missing := [name for name in names if name not in installed]:
         raise ConfigError(
