@@ -149,7 +149,7 @@ class TrainingSettings(Group):
     bf16: bool | Literal["auto"] = "auto"
     """bfloat16 for the LLM; auto: where the processor computes in it."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto takes the first accelerator."""
+    """cpu or cuda, of which CUDA_VISIBLE_DEVICES says which comes first; auto takes the first accelerator."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers of transformers.Trainer: tensorboard, mlflow, wandb."""
 

@@ -363,15 +363,13 @@ def reference(folder: Path, dataset: Dataset, split: str = "leave-one-out") -> d
 
 
 def fingerprint(dataset: Dataset, split: str = "leave-one-out") -> dict[str, str]:
-    """entities: which users and items have which number. log: who took what, in which order. times: when, only where
-    the split depends on it (global-time)."""
+    """entities: which users and items have which number; and `Dataset.log_checksums`."""
     entities = hashlib.sha256()
     for ids in (dataset.users["user_id"], dataset.items["item_id"]):
         for name in ids:
             entities.update(f"{len(name)}:{name}".encode())
         entities.update(b"|")
-    times = {"times": dataset.times_checksum()} if split == "global-time" else {}
-    return {"entities": entities.hexdigest(), "log": dataset.histories.checksum(), **times}
+    return {"entities": entities.hexdigest(), **dataset.log_checksums(split)}
 
 
 def its_dataset(folder: runs.RunFolder, elsewhere: Path | None = None) -> Dataset:

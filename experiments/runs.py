@@ -56,8 +56,7 @@ class Request:
     variants: list[Variant]
     asked: list[str]  # names of the variants to be made; the others are shown where they are there
     name: str  # of the dataset
-    log: str  # fingerprint of its interactions
-    times: str  # and of their times
+    logs: dict[str, str]  # fingerprint of its interactions, for each split
 
     def settings(self, variant: Variant, seed: int) -> Settings:
         """Base presets, then `--set`, then what makes the variant."""
@@ -109,8 +108,7 @@ def ask(
         variants=list(variants),
         asked=given.variants or names,
         name=dataset.name,
-        log=workflow.fingerprint(dataset)["log"],
-        times=dataset.times_checksum(),
+        logs={split: "".join(dataset.log_checksums(split).values()) for split in ("leave-one-out", "global-time")},
     )
 
 
@@ -185,8 +183,8 @@ def _find(request: Request, variant: Variant, seed: int, file: str) -> Row | Non
 def _key(request: Request, variant: Variant, seed: int) -> str:
     """The same for the same model, settings that it reads, seed and interactions: two names for one thing share one."""
     settings = request.settings(variant, seed)
-    log = request.log + (request.times if settings.split == "global-time" else "")
-    return hashlib.sha256((json.dumps(what_is_read(settings)) + log).encode()).hexdigest()[:32]
+    read = json.dumps(what_is_read(settings)) + request.logs[settings.split]
+    return hashlib.sha256(read.encode()).hexdigest()[:32]
 
 
 def by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -160,6 +160,7 @@ def test_recommend_shows_titles_beside_the_history(shop, ask):
         ("train shop --out new --set indexer.items=5", "allowed: a list, such as [a, b]"),
         ("train shop --out new --set indexer.items=[0]", "indexer.items = 0, allowed: greater than 0"),
         ("train shop --out new --set training.device=toaster", "training.device = 'toaster' is not here"),
+        ("train shop --out new --set training.device=cuda:3", "set CUDA_VISIBLE_DEVICES=3 before the command"),
         ("train shop --out new --set training.report_to=[abacus]", "names abacus, which is unknown or not installed"),
         ("train shop --out shop --model popularity", "are left alone"),
         ("train shop --out new --model oracle", "no model 'oracle'"),

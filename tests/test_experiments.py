@@ -112,10 +112,10 @@ def test_what_is_there_is_not_made_again_under_any_name(tmp_path, monkeypatch):
 
 def test_other_times_are_another_row_where_they_split_and_only_there(tmp_path):
     request = request_of(tmp_path, [], "--seeds", "1")
-    moved = replace(request, times="later")
+    moved = replace(request, logs={**request.logs, "global-time": "later"})
     by_log, by_time = Variant("sasrec", "sasrec"), Variant("sasrec", "sasrec", ("split=global-time",))
     read = json.dumps(what_is_read(request.settings(by_log, 0)))
-    before = hashlib.sha256((read + request.log).encode()).hexdigest()[:32]
+    before = hashlib.sha256((read + request.logs["leave-one-out"]).encode()).hexdigest()[:32]
     assert runs._key(request, by_log, 0) == runs._key(moved, by_log, 0) == before, "rows that are there stay found"
     assert runs._key(request, by_time, 0) != runs._key(moved, by_time, 0)
 

@@ -54,11 +54,10 @@ def fit_baseline(
 
 
 def stamp_of(settings: Settings, dataset: Dataset, model: SequenceModel) -> str:
-    """Names what a training reads: its settings, the log (its times too where they split it), and what the model holds
-    of the items beside it (buffers: categories and brands of FDSA and S³-Rec)."""
-    read = hashlib.sha256((json.dumps(what_is_read(settings)) + dataset.histories.checksum()).encode())
-    if settings.split == "global-time":
-        read.update(dataset.times_checksum().encode())
+    """Names what a training reads: its settings, the log, and what the model holds of the items beside it (buffers:
+    categories and brands of FDSA and S³-Rec)."""
+    log = "".join(dataset.log_checksums(settings.split).values())
+    read = hashlib.sha256((json.dumps(what_is_read(settings)) + log).encode())
     for name, value in sorted(model.named_buffers()):
         read.update(name.encode() + value.cpu().numpy().tobytes())
     return read.hexdigest()

@@ -114,9 +114,12 @@ class Dataset:
                 read.update(column.fill_null(0).to_numpy().tobytes())
         return read.hexdigest()
 
-    def times_checksum(self) -> str:
-        """SHA-256 of when each interaction was, on which a split by time depends."""
-        return hashlib.sha256(self.interactions["timestamp"].to_numpy().tobytes()).hexdigest()
+    def log_checksums(self, split: str = "leave-one-out") -> dict[str, str]:
+        """SHA-256 of what a split (the setting) is made from. log: who took what, in which order; times: when, only
+        where the split goes by it."""
+        times = self.interactions["timestamp"].to_numpy().tobytes()
+        by_time = {"times": hashlib.sha256(times).hexdigest()} if split == "global-time" else {}
+        return {"log": self.histories.checksum(), **by_time}
 
     @cached_property
     def _numbers(self) -> dict[str, dict[str, int]]:

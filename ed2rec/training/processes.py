@@ -24,16 +24,20 @@ class Processes:
     """The processes of this training; `rank` is this one's number, 0 the first, of `count`. One process is the rule.
 
     device   what training.device says. Starting them needs to know whether they compute on CPUs. ConfigError for one
-             GPU named for several processes.
+             GPU named for several processes, or another than the first for one: `transformers.Trainer` takes that.
     """
 
     def __init__(self, device: str = "auto") -> None:
         self.rank, self.count = launched()
+        gpu = device.partition(":")[2]
+        if self.count > 1 and gpu:
+            raise ConfigError(
+                f"training.device={device} for {self.count} processes: leave it auto, each takes one of its own"
+            )
+        if gpu.strip("0"):
+            raise ConfigError(f"training.device={device}: this training takes the first GPU that it sees; leave it "
+                              f"auto and set CUDA_VISIBLE_DEVICES={gpu} before the command")  # fmt: skip
         if self.count > 1:
-            if torch.device("cpu" if device == "auto" else device).index is not None:
-                raise ConfigError(
-                    f"training.device={device} for {self.count} processes: leave it auto, each takes one of its own"
-                )
             PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
 
     @property
