@@ -1,7 +1,8 @@
 """Entities with the same M codes: move them apart at the last level, then number the rest (App. K).
 
 Twins (same text, another colour) get the same codes from any quantiser. `separate` gives the surplus members of a
-group their next best free code, so that M tokens are enough; what cannot be separated gets a suffix.
+group their next best free code, so that M tokens are enough; what cannot be separated gets a suffix. There are only so
+many suffixes: `bound` keeps groups within them.
 """
 
 import numpy as np
@@ -46,6 +47,36 @@ def separate(codes: np.ndarray, logits: np.ndarray) -> np.ndarray:
     for index in np.unique(prefix[twins[group] > 1]):
         rows = members[index]
         codes[rows, -1] = _spread(codes[rows, -1], np.asarray(logits[rows], dtype=np.float64))
+    return codes
+
+
+def bound(codes: np.ndarray, logits: np.ndarray, limit: int) -> np.ndarray:
+    """No more than `limit` entities on one index, as long as their prefix has room; returns new (K, M) codes.
+
+    codes, logits: as in `separate`. Who fits best stays; the others, best fit first, take the last code with the
+    greatest logit among those with fewer than `limit` entities. Smaller groups keep their members, and may get more.
+    """
+    codes = np.array(codes)
+    group, size = groups(codes)
+    if (size <= limit).all():
+        return codes
+    prefix, _ = groups(codes[:, :-1])
+    for number in np.unique(prefix[size[group] > limit]):
+        rows = np.flatnonzero(prefix == number)
+        fit = logits[rows, codes[rows, -1]]
+        carried = np.zeros(logits.shape[1], dtype=np.int64)
+        surplus = []
+        for row in rows[np.argsort(-fit, kind="stable")]:
+            if carried[codes[row, -1]] < limit:
+                carried[codes[row, -1]] += 1
+            else:
+                surplus.append(row)
+        for row in surplus:
+            room = np.flatnonzero(carried < limit)
+            if not len(room):
+                break  # `suffixes` says so
+            codes[row, -1] = room[logits[row, room].argmax()]
+            carried[codes[row, -1]] += 1
     return codes
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ed2rec.indexers.collisions import bound, suffixes
 from ed2rec.indexers.collisions import separate as separated
-from ed2rec.indexers.collisions import suffixes
 from ed2rec.indexers.contract import Indexer, IndexTable
 
 CHUNK = 8192  # entities per pass
@@ -34,11 +34,13 @@ class Churn:
 def build(indexer: Indexer, embeddings: Tensor, separate: bool = True, limit: int = 256) -> IndexTable:
     """The first table, version 0. embeddings: (K, E), row k is entity number k.
 
-    separate: move twins apart at the last level (`collisions.separate`). limit: codes of the suffix level.
+    separate: move twins apart at the last level (`collisions.separate`). limit: codes of the suffix level, which no
+    group outgrows (`collisions.bound`); ConfigError where the codes of a prefix times `limit` are too few for it.
     """
     codes, last, _ = _modes(indexer, embeddings, None, ())
     if separate:
         codes = separated(codes, last)
+    codes = bound(codes, last, limit)
     return IndexTable(codes, suffixes(codes, limit), indexer.sizes)
 
 

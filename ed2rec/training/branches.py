@@ -109,13 +109,17 @@ def make_branch(kind: Kind, encoded: Encoded, settings: Settings, progress: Prog
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
     known = raw.abs().sum(1) > 0
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
-    table = build(indexer, x, settings.indexer.separate, suffix_tokens(len(x), indexer.sizes))
+    table = build(indexer, x, settings.indexer.separate, suffix_tokens(encoded, indexer.sizes))
     return Branch(kind, indexer, x, teacher, table, serving, reads_again(settings), learns)
 
 
-def suffix_tokens(entities: int, sizes: Sequence[int]) -> int:
-    """How many entities may share their M codes: 64, or more where there are many more entities than indices."""
-    return max(FEWEST_SUFFIXES, CROWDING * -(-entities // math.prod(sizes)))
+def suffix_tokens(encoded: Encoded, sizes: Sequence[int]) -> int:
+    """How many entities may share their M codes: 64, or more where there are many more entities than indices, or many
+    without text, which stand in one place: they have the last codes of one prefix, and twice the room they need there.
+    """
+    textless = int((~encoded.raw.any(1)).sum())
+    crowd = CROWDING * -(-len(encoded.raw) // math.prod(sizes))
+    return max(FEWEST_SUFFIXES, crowd, 2 * -(-textless // sizes[-1]))
 
 
 def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> RandomHyperplanes:

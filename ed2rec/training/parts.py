@@ -183,8 +183,8 @@ def _extended(
         len(tokenizer),
         settings.indexer.items,
         settings.indexer.users,
-        suffix_tokens(len(texts.items), settings.indexer.items),
-        suffix_tokens(len(texts.users), settings.indexer.users) if texts.users else 0,
+        suffix_tokens(read_as["item"], settings.indexer.items),
+        suffix_tokens(read_as["user"], settings.indexer.users) if texts.users else 0,
     )
     if not head_is_plain(llm):
         raise BackboneError(

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linear_sum_assignment
 
 from ed2rec.errors import ConfigError
-from ed2rec.indexers.collisions import separate, suffixes
+from ed2rec.indexers.collisions import bound, separate, suffixes
 
 few_codes = arrays(np.int32, st.tuples(st.integers(1, 40), st.integers(1, 3)), elements=st.integers(0, 3))
 
@@ -71,3 +71,30 @@ def test_surplus_is_assigned_at_the_greatest_sum_of_logits():
     rows, columns = linear_sum_assignment(-logits[surplus, 1:])
     assert apart[keeper] == 0
     assert logits[surplus, apart[surplus]].sum() == pytest.approx(logits[surplus, 1:][rows, columns].sum())
+
+
+def test_who_fits_worst_leaves_a_group_that_is_too_large_for_the_best_code_with_room():
+    codes = np.array([[7, 1], [7, 1], [7, 1], [7, 0], [8, 1]])
+    logits = np.array([[9.0, 5.0, 1.0], [9.0, 6.0, 1.0], [9.0, 4.0, 1.0], [3.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    assert bound(codes, logits, limit=2).tolist() == [[7, 1], [7, 1], [7, 0], [7, 0], [8, 1]]
+    assert bound(codes, logits, limit=1).tolist() == [[7, 2], [7, 1], [7, 1], [7, 0], [8, 1]]  # no room for one
+    assert codes[2].tolist() == [7, 1]  # the argument is left alone
+
+
+@given(few_codes, st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_no_group_outgrows_the_limit_where_its_prefix_has_room_and_small_groups_keep_their_members(codes, limit, seed):
+    logits = np.random.default_rng(seed).normal(size=(len(codes), 4))
+    bounded = bound(codes, logits, limit)
+    assert (bounded[:, :-1] == codes[:, :-1]).all()
+    before, after = Counter(map(tuple, codes.tolist())), Counter(map(tuple, bounded.tolist()))
+    by_prefix = Counter(tuple(row[:-1]) for row in codes.tolist())
+    assert all(size <= limit for index, size in after.items() if by_prefix[index[:-1]] <= 4 * limit)
+    stays = np.array([before[tuple(row)] <= limit for row in codes.tolist()])
+    np.testing.assert_array_equal(bounded[stays], codes[stays])
+    moved = (bounded != codes).any(1)
+    for index in before:  # nobody leaves who fits better than one that stays
+        here = (codes == index).all(1)
+        has_room = by_prefix[index[:-1]] <= 4 * limit
+        assert not (has_room and moved[here].any()) or (
+            logits[here & moved, index[-1]].max() <= logits[here & ~moved, index[-1]].min()
+        )

@@ -123,6 +123,15 @@ def test_nobody_joins_a_group_that_the_suffix_cannot_number():
     assert new.health.largest_group == limit and churn.wanted > churn.codes
 
 
+def test_a_first_table_has_no_group_that_the_suffix_cannot_number():
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).repeat_interleave(10, 0)
+    quantiser = VariationalQuantiser(8, code_width=8, sizes=(4, 4))
+    quantiser.initialise(x)
+    free, limited = build(quantiser, x, separate=False), build(quantiser, x, separate=False, limit=4)
+    assert free.health.largest_group >= 10 and limited.health.largest_group == 4
+    np.testing.assert_array_equal(limited.codes[:, 0], free.codes[:, 0])
+
+
 def test_a_level_can_be_frozen_alone():
     quantiser, x, table = moved_quantiser(1, separate=False)
     new, churn = refresh(quantiser, x, table, [math.inf, 0.0, 0.0], 1.0, separate=False)

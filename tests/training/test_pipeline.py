@@ -141,3 +141,15 @@ def test_a_training_measures_its_generators_at_both_ends_and_at_every_refresh(tm
     refreshes = [entry for entry in trained.metrics["history"] if "churn" in entry]
     assert [entry["kind"] for entry in refreshes] == ["item", *["item", "user"] * 2], "made anew, refreshed twice"
     assert all(len(entry["generator"]["kappa"]) == len(entry["perplexity"]) for entry in refreshes)
+
+
+@pytest.mark.parametrize("separate", ["true", "false"])
+def test_a_catalogue_without_any_text_can_be_indexed(separate, tmp_path):
+    """All 150 items stand in one place, so they share the two last codes of one prefix: more than 64 on each."""
+    log = dataset_of([list(range(first, first + 5)) for first in range(0, 150, 5)], [""] * 150)
+    settings = small_settings(
+        "indexer.items=[128,2]", "indexer.users=[]", "indexer.min_perplexity=0", "indexer.warmup_epochs=1",
+        f"indexer.separate={separate}", "training.epochs=1", "training.checkpoints=0",
+    )  # fmt: skip
+    trained = train_ed2(log, settings, tmp_path / "workspace", False, lambda *_: None)
+    assert trained.metrics["facts"]["items without text"] == 150
