@@ -131,8 +131,8 @@ class Ours:
         budget = Budget(epochs=1, batch=BATCH, lr=1e-3, weight_decay=0.0, loss="softmax", negatives=None, patience=1,
                         pretraining=0, bf16=False, seed=0)  # fmt: skip
         self.steps = Steps(self.learned, self.split, budget)
-        self.data = Training(self.split.train, catalogue=items, longest=SIZES["longest"], whole_rows=model.whole_rows,
-                             batch=BATCH, seed=0)  # fmt: skip
+        self.data = Training(self.split.train, catalogue=items, longest=SIZES["longest"],
+                             whole_rows=model.every_position, batch=BATCH, seed=0)  # fmt: skip
         self.next_items = int(np.maximum(self.split.train.lengths - 1, 0).sum())
         self.epoch = self.targets = 0
         self.supervised, model.supervised = model.supervised, self._counted  # type: ignore[method-assign]

@@ -30,7 +30,7 @@ class BaselineSettings(Group):
     lr: float = Field(default=1e-3, gt=0, le=1)
     """Learning rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay: a step shrinks each weight by this times lr, so 1 is not much, 0.001 nothing."""
     width: int = Field(default=64, ge=2)
     """Width of the item embeddings."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -42,7 +42,8 @@ class BaselineSettings(Group):
     loss: Literal["softmax", "own"] = "softmax"
     """softmax: cross-entropy over the whole catalogue; own: what the model's paper trains with."""
     negatives: int | None = Field(default=None, ge=1)
-    """Sampled negatives per target where the loss has any; none: as many as in the model's paper."""
+    """Sampled negatives per target where the loss has any; none: as many as in the model's paper (GRU4Rec's, which
+    takes the other items of its batch: 1)."""
     bf16: bool | Literal["auto"] = "auto"
     """bfloat16 in the model, not in loss and ranking; auto: on a GPU that computes in it."""
     device: str = "auto"
@@ -93,14 +94,19 @@ class HgnSettings(Group):
     """Latest items that are looked at."""
 
 
-class Gru4RecSettings(Group):
+class RecurrentSettings(Group):
     hidden: int = Field(default=128, ge=1)
     """Width of the recurrent state."""
     layers: int = Field(default=1, ge=1)
     """Recurrent layers."""
 
 
-class NarmSettings(Gru4RecSettings):
+class Gru4RecSettings(RecurrentSettings):
+    dropout_state: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout of the recurrent state; baseline.dropout is that of the items."""
+
+
+class NarmSettings(RecurrentSettings):
     dropout_context: float = Field(default=0.5, ge=0, lt=1)
     """Dropout of what the attention has gathered; baseline.dropout is that of the items."""
 

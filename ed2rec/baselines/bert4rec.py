@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,11 +18,9 @@ class BERT4Rec(TiedModel):
     x_t = LayerNorm(e_{i_t} + p_t), with a vector of its own in place of e_{i_t} where the item is hidden; attention
     sees both sides. The next item is the hidden one behind the latest `longest` - 1 items of the history. In training
     each item of a row is hidden with probability `masked`, at least one; with probability `only_last` it is the last
-    one alone, which is what is asked afterwards. A row is the whole training sequence with its last item, which RecBole
-    never asks for.
+    one alone, which is what is asked afterwards. Every training item ends a row, behind the items before it, as in
+    RecBole, which never asks for it: a row per user asks for the next item once a user and epoch, and is far weaker.
     """
-
-    whole_rows: ClassVar[bool] = True
 
     def __init__(
         self, catalogue: int, *, width: int, layers: int, heads: int, inner: int, dropout: float, longest: int,

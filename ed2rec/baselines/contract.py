@@ -8,7 +8,7 @@ ranking are written once. A model is an `nn.Module` that knows neither its train
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,13 @@ class SequenceModel(nn.Module):
     """The contract, with what most members share. Stability: full.
 
     every_position: whether `states` answers at each position from what stands before it (and at it) alone; then a
-    user's targets are learned in one pass. whole_rows: whether `supervised` wants a user's whole history in one row
-    (`Training`); as every_position where a model does not say. own_loss, own_negatives: what its paper trains with.
+    training row is a user's whole history, whose targets are learned in one pass, else one target and what is before it
+    (`Training`). own_loss, own_negatives: what its paper trains with.
     """
 
     every_position: ClassVar[bool] = False
-    whole_rows: ClassVar[bool] = False
     own_loss: ClassVar[Loss] = "softmax"
     own_negatives: ClassVar[int] = 1
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "every_position" in vars(cls) and "whole_rows" not in vars(cls):
-            cls.whole_rows = cls.every_position
 
     def states(self, batch: Sequences) -> Tensor:
         """(B, L, H) where `every_position`, else (B, H) after the last item. Finite for an empty history too."""

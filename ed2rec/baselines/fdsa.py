@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ed2rec.baselines.contract import TiedModel, padded_embedding
+from ed2rec.baselines.contract import Loss, TiedModel, padded_embedding
 from ed2rec.baselines.features import Field
 from ed2rec.baselines.sequences import Sequences
 from ed2rec.baselines.transformer import Transformer, linear
@@ -25,6 +25,7 @@ class FDSA(TiedModel):
     """
 
     every_position: ClassVar[bool] = True
+    own_loss: ClassVar[Loss] = "bce"
 
     def __init__(
         self, catalogue: int, fields: Sequence[Field], *, width: int, layers: int, heads: int, inner: int,

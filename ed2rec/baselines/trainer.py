@@ -89,7 +89,7 @@ def train_baseline(
     """
     model = learned.model
     data = Training(split.train, catalogue=learned.catalogue, longest=learned.longest,
-                    whole_rows=model.whole_rows, batch=budget.batch, seed=budget.seed)  # fmt: skip
+                    whole_rows=model.every_position, batch=budget.batch, seed=budget.seed)  # fmt: skip
     if not data.targets:
         raise DataError("no user has two training items, so there is no next item to learn from: prepare the dataset "
                         "with --k-core 4 or more, or give more data")  # fmt: skip

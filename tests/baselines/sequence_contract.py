@@ -47,7 +47,7 @@ class SequenceModelContract:
 
     def fit(self, model: SequenceModel, histories: Histories, epochs: int) -> None:
         """Adam on the training targets of these histories."""
-        training = Training(histories, catalogue=CATALOGUE, longest=LONGEST, whole_rows=model.whole_rows,
+        training = Training(histories, catalogue=CATALOGUE, longest=LONGEST, whole_rows=model.every_position,
                             batch=16, seed=0)  # fmt: skip
         torch.manual_seed(0)
         draw = torch.Generator().manual_seed(0)

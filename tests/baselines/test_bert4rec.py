@@ -6,7 +6,6 @@ from sequence_contract import CATALOGUE, LONGEST, SequenceModelContract, batch_o
 from torch.nn import functional as F
 
 from ed2rec.baselines.bert4rec import BERT4Rec
-from ed2rec.baselines.contract import SequenceModel
 from ed2rec.baselines.masking import hidden_at_random, last_of, training_rows
 from ed2rec.baselines.sequences import Training
 from ed2rec.data.dataset import Histories
@@ -118,29 +117,12 @@ def test_the_same_generator_hides_the_same_items_and_its_state_moves_on():
     assert model.supervised(batch, draw(5))[1].tolist() == first != model.supervised(batch, random)[1].tolist()
 
 
-def test_it_trains_on_one_row_per_user_and_not_on_one_per_prefix():
+def test_it_trains_on_one_row_per_prefix_so_that_each_item_is_the_next_one_once_an_epoch():
     lists = [[3, 1, 4, 5, 9], [2, 6, 8], [7]]
-    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=LONGEST, whole_rows=BERT4Rec.whole_rows,
-                    batch=64, seed=0)  # fmt: skip
+    made = Training(Histories.from_lists(lists), catalogue=CATALOGUE, longest=LONGEST,
+                    whole_rows=BERT4Rec.every_position, batch=64, seed=0)  # fmt: skip
     (batch,) = made.epoch(0)
-    assert sorted(batch.users.tolist()) == [0, 1]
-
-
-def test_a_model_that_does_not_say_wants_whole_rows_where_it_answers_at_every_position():
-    class Causal(SequenceModel):
-        every_position = True
-
-    class Deeper(Causal):
-        pass
-
-    class Windowed(SequenceModel):
-        pass
-
-    class Masked(SequenceModel):
-        whole_rows = True
-
-    class Prefixes(Causal):
-        whole_rows = False
-
-    wanted = {kind.__name__: kind.whole_rows for kind in (Causal, Deeper, Windowed, Masked, Prefixes)}
-    assert wanted == {"Causal": True, "Deeper": True, "Windowed": False, "Masked": True, "Prefixes": False}
+    ends = training_rows(batch, LONGEST)[last_of(training_rows(batch, LONGEST) < CATALOGUE)]
+    assert sorted(zip(batch.users.tolist(), ends.tolist(), strict=True)) == [
+        (0, 1), (0, 4), (0, 5), (0, 9), (1, 6), (1, 8),
+    ]  # fmt: skip

@@ -90,7 +90,7 @@ def test_every_setting_of_a_model_reaches_it(name):
     for key, value in getattr(resolve(for_model(name, None)), name).model_dump().items():
         if (name, key) == ("s3rec", "pretraining"):  # the trainer's
             continue
-        changed = value / 2 if isinstance(value, float) else value * 2
+        changed = (value / 2 or 0.25) if isinstance(value, float) else value * 2
         assert described(resolve(for_model(name, None), [f"{name}.{key}={changed}"])) != before, key
 
 

@@ -253,3 +253,12 @@ def test_ties_count_against_the_target_in_validation(tmp_path):
             weight.zero_()
     valid = leave_one_out(WORLD.histories).valid
     assert set(learned.ranks(valid).tolist()) == {len(WORLD.items)} == set(evaluate(learned, valid).ranks.tolist())
+
+
+def test_weight_decay_reaches_the_optimiser(tmp_path, monkeypatch):
+    """Decoupled: a step takes lr x decay of each weight, here half, and Adam gives about lr: no weight passes 1/decay."""
+    kept = weights_by_epoch(monkeypatch)
+    for decay in (0.0, 10.0):
+        trained(WORLD, settings_of("hgn", "lr=0.05", f"weight_decay={decay}"), tmp_path / str(decay))
+    free, held = (weights["users.weight"].abs().max() for weights in (kept[1], kept[3]))
+    assert held < 0.12 < free
