@@ -1,7 +1,8 @@
 """What can be set for the baselines: one group that all learned ones share, and one for what a model has of its own.
 
-`--model NAME` starts from the preset of that name, which holds the values of its paper; presets NAME-DATASET hold what
-a search found (`ed2 tune`). With a baseline, `--set epochs=1` is short for `--set baseline.epochs=1`.
+`--model NAME` starts from the preset of that name: RecBole's sizes, those of its paper, or what we found better, as its
+first lines say; presets NAME-DATASET hold what a search found (`ed2 tune`). With a baseline, `--set epochs=1` is short
+for `--set baseline.epochs=1`.
 """
 
 from __future__ import annotations

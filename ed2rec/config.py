@@ -270,7 +270,15 @@ def _check_key(key: str, value: Any, source: str, model: str) -> bool:
     return not inside
 
 
+def plain(name: str) -> str:
+    """A printed name as the command line spells it: "S3-Rec" is s3rec, "ED²" ed2."""
+    return "".join(filter(str.isalnum, name.replace("²", "2"))).lower()
+
+
 def nearest(given: str, known: Sequence[str]) -> str:
+    """ "; the nearest is …", or nothing where none is near."""
+    if same := [name for name in known if plain(name) == plain(given)]:
+        return f"; the nearest is {same[0]!r}"
     # A key typed without its group ("epochs") is compared with the last parts as well.
     tails = {name.rpartition(".")[2]: name for name in reversed(known)}
     close = difflib.get_close_matches(given, known, n=1) or [

@@ -15,6 +15,7 @@ from ed2rec.evaluation.metrics import REPORTED
 from ed2rec.evaluation.significance import Interval, over_seeds
 from experiments.runs import Request, Row, by_variant
 
+BESIDE = ("valid NDCG@10", "new only HR@10", "new only NDCG@10")
 INK, OURS, PAPER = "#333333", "#2b6cb0", "#c8b273"
 
 
@@ -33,6 +34,12 @@ def average_degradation(full: Sequence[float], part: Sequence[float]) -> float:
 def values(row: Row, part: str = "test") -> list[float]:
     """The row's metrics in the order of the paper's columns."""
     return [row[part][name] for name in REPORTED]
+
+
+def beside(rows: Sequence[Row]) -> list[str]:
+    """What stands beside the test metrics of a variant's rows: `BESIDE`, of which the paper prints nothing."""
+    parts = [("valid", "NDCG@10"), ("test, new only", "HR@10"), ("test, new only", "NDCG@10")]
+    return [cell([row[part][metric] for row in rows]) for part, metric in parts]
 
 
 def cell(numbers: Sequence[float], digits: int = 4) -> str:
@@ -103,16 +110,14 @@ def ablation(request: Request, rows: Sequence[Row], table: str, title: str) -> t
     printed = dict(paper()[table])
     averages = printed.pop("Avg.D %")
     ours, full = by_variant(rows), request.variants[0].name
-    header = ["", "seeds", *REPORTED, "Avg.D %", "codes", "valid NDCG@10", "new only HR@10", "new only NDCG@10"]
+    header = ["", "seeds", *REPORTED, "Avg.D %", "codes", *BESIDE]
     lines = []
     for name in dict.fromkeys([*(variant.name for variant in request.variants), *printed]):
         own = ours.get(name, [])
         if own:
             metrics = [cell(column) for column in zip(*map(values, own), strict=True)]
-            rest = [cell([row["valid"]["NDCG@10"] for row in own])]
-            rest += [cell([row["test, new only"][metric] for row in own]) for metric in ("HR@10", "NDCG@10")]
             average = cell(degradations(ours.get(full, []), own), 2) if name != full else ""
-            lines.append([f"**{name}**", str(len(own)), *metrics, average, codes(own[0]), *rest])
+            lines.append([f"**{name}**", str(len(own)), *metrics, average, codes(own[0]), *beside(own)])
         if name in printed:
             theirs = [f"{value:.4f}" for value in printed[name]]
             average = f"{averages[name]:.2f}" if name in averages else ""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2rec import runs, terminal, workflow
-from ed2rec.config import Settings, differences, resolve, what_is_read
+from ed2rec.config import Settings, differences, nearest, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import commit, hardware
 from ed2rec.errors import ConfigError, Ed2Error, RunError
@@ -33,6 +33,7 @@ from experiments import toy
 
 Row = dict[str, Any]
 Measure = Callable[[workflow.LoadedRun], dict[str, Any]]
+SHELF = Path("datasets")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Request:
     variants: list[Variant]
     asked: list[str]  # names of the variants to be made; the others are shown where they are there
     name: str  # of the dataset
+    counts: dict[str, int]  # users, items, interactions
     logs: dict[str, str]  # fingerprint of its interactions, for each split
 
     def settings(self, variant: Variant, seed: int) -> Settings:
@@ -75,7 +77,9 @@ def ask(
 ) -> Request:
     """Parse the arguments that all experiments share. about: the module's docstring; preset, seeds: the defaults."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path, nargs="?", metavar="DATASET", help="a dataset folder")
+    parser.add_argument(
+        "dataset", type=Path, nargs="?", metavar="DATASET", help=f"a dataset folder, or its name in {SHELF}"
+    )
     parser.add_argument("--dataset", type=Path, dest="folder", metavar="DATASET", help="the same")
     parser.add_argument("--out", type=Path, required=True, help="folder of runs, results, Markdown and PNG")
     parser.add_argument("--preset", action="append", help=f"base settings; repeatable ({preset})")
@@ -87,18 +91,21 @@ def ask(
     given = parser.parse_args(arguments)
     names = [variant.name for variant in variants]
     if unknown := [name for name in given.variants or () if name not in names]:
-        raise ConfigError(f"no variant {unknown[0]!r}; there are: {', '.join(names)}")
+        raise ConfigError(f"no variant {unknown[0]!r}{nearest(unknown[0], names)}; there are: {', '.join(names)}")
     if given.seeds is not None and given.seeds < 1:
         raise ConfigError(f"--seeds {given.seeds}: at least one")
     folders = [folder for folder in (given.dataset, given.folder) if folder is not None]
     if len(folders) != (0 if given.toy else 1):
         raise ConfigError("give either a dataset folder or --toy")
-    given.out.mkdir(parents=True, exist_ok=True)
     if given.toy:
         folders, given.overrides = [given.out / "toy-dataset"], [*toy.SETTINGS, *given.overrides]
         if not folders[0].exists():
+            given.out.mkdir(parents=True, exist_ok=True)
             toy.shop().save(folders[0])
+    elif not folders[0].exists() and (SHELF / folders[0]).exists():
+        folders = [SHELF / folders[0]]
     dataset = Dataset.load(folders[0])
+    given.out.mkdir(parents=True, exist_ok=True)
     return Request(
         dataset=folders[0],
         out=given.out,
@@ -108,6 +115,7 @@ def ask(
         variants=list(variants),
         asked=given.variants or names,
         name=dataset.name,
+        counts={"users": len(dataset.users), "items": len(dataset.items), "interactions": len(dataset.interactions)},
         logs={split: "".join(dataset.log_checksums(split).values()) for split in ("leave-one-out", "global-time")},
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ed2rec.config import plain
 from ed2rec.workflow import LoadedRun, cases_of
 from experiments import table1
 from experiments.report import OURS, PAPER, facts, markdown, paper, write
@@ -23,7 +24,7 @@ from experiments.runs import Row, ask, by_variant, collect, command
 ALONE, TOGETHER = 50, 512  # users
 PRINTED = paper()["table7"]
 # The paper's rows whose model there is, by name without punctuation; then what it does not have.
-KNOWN = {table1.plain(name): name for name in PRINTED}
+KNOWN = {plain(name): name for name in PRINTED}
 VARIANTS = [replace(variant, name=KNOWN.get(variant.name, variant.name)) for variant in table1.VARIANTS]
 
 

@@ -164,6 +164,7 @@ def test_recommend_shows_titles_beside_the_history(shop, ask):
         ("train shop --out new --set training.report_to=[abacus]", "names abacus, which is unknown or not installed"),
         ("train shop --out shop --model popularity", "are left alone"),
         ("train shop --out new --model oracle", "no model 'oracle'"),
+        ("train shop --out new --model S3-Rec", "no model 'S3-Rec'; the nearest is 's3rec'"),
         ("train shop --out new --preset dem", "the nearest is 'demo'"),
         ("train shop --out new --set training.epoch=3", "the nearest is 'training.epochs'"),
         ("train shop --out new --seed -1", "seed = -1, allowed: a whole number >= 0"),

@@ -183,11 +183,12 @@ def test_what_a_model_does_not_read_neither_stops_it_nor_makes_it_anew(tmp_path,
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--variants", "w/o sense"], "no variant 'w/o sense'; there are: ED²,"),
+        (["--variants", "w/o sense"], "no variant 'w/o sense'"),
         (["--seeds", "0"], "at least one"),
         (["somewhere"], "either a dataset folder or --toy"),
         (["--dataset", "somewhere"], "either a dataset folder or --toy"),
         (["--preset", "smal"], "the nearest is 'small'"),
+        (["--variants", "w/o usr"], "the nearest is 'w/o user'; there are: ED²,"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(words, fault, tmp_path, capsys):

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import yaml
 
-from ed2rec.config import differences, for_model, presets, resolve, what_is_read
+from ed2rec.config import differences, for_model, plain, presets, resolve, what_is_read
 from ed2rec.evaluation.metrics import REPORTED, reported
-from ed2rec.evaluation.significance import paired_t_test
+from ed2rec.evaluation.significance import paired_bootstrap, paired_t_test
 from ed2rec.spaces import value_of
 from ed2rec.trials import best_of
 from ed2rec.workflow import MODELS
@@ -35,7 +35,9 @@ def request_in(out: Path, name: str = "toy", models: tuple[str, ...] = ()) -> ru
 
 
 def made_up(model: str, seed: int, *numbers: float) -> runs.Row:
-    return {"variant": model, "seed": seed, "run": f"{model}-{seed}", "test": dict(zip(REPORTED, numbers, strict=True))}
+    test = dict(zip(REPORTED, numbers, strict=True))
+    return {"variant": model, "seed": seed, "run": f"{model}-{seed}", "valid": {"NDCG@10": 0.5}, "test": test,
+            "test, new only": {"HR@10": 0.7, "NDCG@10": 0.6}}  # fmt: skip
 
 
 def lines_of(table: table1.Table) -> dict[str, list[str]]:
@@ -51,7 +53,7 @@ def test_markdown_latex_picture_and_the_ranks_of_every_user_are_written(out):
         assert reported(ranks["rank"].to_numpy()) == pytest.approx(row["test"])
     text, latex = (out / "table1.md").read_text(), (out / "table1.tex").read_text()
     assert "| **textknn** | 2 |" in text and "The paper has no rows for toy." in text
-    assert latex.count(r" \\") == 4 and latex.count("&") == 4 * 6 and r"$\pm$" in latex
+    assert latex.count(r" \\") == 4 and latex.count("&") == 4 * 9 and r"$\pm$" in latex
     assert (out / "table1.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -70,11 +72,24 @@ def toy_words() -> list[str]:
     return ["--seeds", "2", "--preset", "default", *(f"--set={setting}" for setting in runs.toy.SETTINGS)]
 
 
+GAMES = {"users": 50546, "items": 16859, "interactions": 452989}
+
+
 @pytest.mark.parametrize(("name", "folder"), [("Games", "x"), ("games", "x"), ("other", "games")])
 def test_the_papers_rows_are_found_by_the_name_of_the_dataset_or_its_folder(name, folder, tmp_path):
-    request = replace(request_in(tmp_path, name), dataset=tmp_path / folder)
-    assert table1.printed_for(request) == paper()["table1"]["Games"]
-    assert table1.printed_for(replace(request, name="Industrial", dataset=tmp_path / "industrial")) == {}
+    request = replace(request_in(tmp_path, name), dataset=tmp_path / folder, counts=GAMES)
+    assert table1.printed_for(request) == paper()["table1"]["Games"] and not table1.other_data(request)
+    other = replace(request, name="Industrial", dataset=tmp_path / "industrial")
+    assert table1.printed_for(other) == {} and table1.other_data(other) == "The paper has no rows for Industrial."
+
+
+def test_a_log_of_that_name_that_is_not_the_papers_or_is_split_otherwise_is_not_compared(tmp_path):
+    request = replace(request_in(tmp_path, "Games"), counts={**GAMES, "users": 40})
+    by_time = replace(request, counts=GAMES, overrides=[*request.overrides, "split=global-time"])
+    for one, why in ((request, "here are 40 users, 16,859 items"), (by_time, "split=global-time")):
+        assert table1.printed_for(one) == {} and why in table1.other_data(one)
+        rows = {"sasrec": [made_up("sasrec", 0, *[0.1] * 5)]}
+        assert why in table1.Table(rows, table1.printed_for(one), {}).notes(one)
 
 
 def test_every_model_of_the_paper_is_known_by_its_name_on_the_command_line():
@@ -93,7 +108,8 @@ def test_ours_stands_above_the_papers_and_the_difference_below():
     # Two seeds 0.001 apart: half the interval t(0.975; 1) · 0.0005 = 12.706 · 0.0005 = 0.0064.
     assert lines["**SASRec**"][:2] == ["2", "0.0170 ± 0.0064"]
     assert lines["SASRec, paper"][:2] == ["", "0.0145"]
-    assert lines["SASRec, ours − paper"][1:] == ["+0.0025 ± 0.0064"] * 5
+    assert lines["SASRec, ours − paper"][1:] == ["+0.0025 ± 0.0064"] * 5 + [""] * 3
+    assert lines["**SASRec**"][6:] == ["0.5000 ± 0.0000", "0.7000 ± 0.0000", "0.6000 ± 0.0000"]
     assert list(lines).index("**SASRec**") + 1 == list(lines).index("SASRec, paper")
     assert table1.signed([-0.25]) == "−0.2500"
 
@@ -101,16 +117,26 @@ def test_ours_stands_above_the_papers_and_the_difference_below():
 def test_models_that_only_one_side_has_are_shown_without_a_difference():
     printed = paper()["table1"]["Games"]
     lines = lines_of(table1.Table({"itemknn": [made_up("itemknn", 0, *[0.1] * 5)]}, printed, {}))
-    assert lines["**itemknn**"] == ["1", *["0.1000"] * 5] and "itemknn, paper" not in lines
-    assert lines["TIGER, paper"] == ["", "0.0188", "0.0599", "0.0939", "0.0392", "0.0501"]
+    assert lines["**itemknn**"][:6] == ["1", *["0.1000"] * 5] and "itemknn, paper" not in lines
+    assert lines["TIGER, paper"] == ["", "0.0188", "0.0599", "0.0939", "0.0392", "0.0501", "", "", ""]
     assert not [name for name in lines if "ours − paper" in name]
+
+
+def test_the_share_of_the_papers_figure_is_said_and_who_is_below_95_percent(tmp_path):
+    printed = paper()["table1"]["Instruments"]
+    shares = {"SASRec": 0.97, "HGN": 0.9, "MA-GNN": 0.5}
+    rows = {plain(name): [made_up(plain(name), 0, *(share * value for value in printed[name]))]
+            for name, share in shares.items()}  # fmt: skip
+    notes = table1.Table(rows, printed, {}).notes(replace(request_in(tmp_path, "Instruments")))
+    assert "NDCG@10 in percent of the paper's: SASRec 97, HGN 90; below 95: HGN." in notes
+    assert "in percent" not in table1.Table({"itemknn": rows["hgn"]}, printed, {}).notes(request_in(tmp_path))
 
 
 def test_a_row_that_breaks_the_bound_is_shown_with_the_reason_and_not_compared_with(tmp_path):
     printed = paper()["table1"]["Instruments"]
     table = table1.Table({"magnn": [made_up("magnn", 0, *[0.05] * 5)]}, printed, {})
     lines = lines_of(table)
-    assert lines["MA-GNN, paper (not comparable)"][1:] == ["0.0296", "0.0545", "0.0735", "0.0497", "0.0569"]
+    assert lines["MA-GNN, paper (not comparable)"][1:6] == ["0.0296", "0.0545", "0.0735", "0.0497", "0.0569"]
     assert "MA-GNN, ours − paper" not in lines
     assert [name for name in lines if "not comparable" in name] == ["MA-GNN, paper (not comparable)"]
     notes = table.notes(request_in(tmp_path, "Instruments"))
@@ -140,6 +166,8 @@ def test_the_star_compares_users_over_the_mean_of_the_seeds(tmp_path):
     leads = table1.leads_of(found)
     assert all(one.best == "a" and one.starred for one in leads.values())
     assert leads["HR@1"].p == paired_t_test([1 / 2] * 400, firsts["b-0"]).p
+    assert leads["HR@1"].resampled == paired_bootstrap([1 / 2] * 400, firsts["b-0"])
+    assert "by bootstrap 0.2500 [0.2" in table1.Table(rows, {}, leads)._comparison("HR@1")
     lines = lines_of(table1.Table(rows, {}, leads))
     assert lines["**a**"][1] == "**0.5000 ± 0.0000***" and lines["**b**"][1] == "0.2500"
     assert lines["improvement of the best over the second, %"][1] == "100.00*"

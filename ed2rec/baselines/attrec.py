@@ -25,8 +25,8 @@ class AttRec(SequenceModel):
         <[2ω u; 2(1 - ω) m_t], [v_j; x_j]> - ω ‖v_j‖² - (1 - ω) ‖x_j‖².
 
     omega: ω in [0, 1]. A single item attends to itself, no item gives m = 0, a user who is not known has u = 0. Norms
-    are held by the optimiser's weight decay, one of the paper's two ways: in its other, the unit ball, a softmax over a
-    catalogue could not become sharp. The paper asks for the next three items, we for the next one.
+    are held by `baseline.weight_decay` where it is large enough, one of the paper's two ways: in its other, the unit
+    ball, a softmax over a catalogue could not become sharp. The paper asks for the next three items, we for the next.
     """
 
     every_position: ClassVar[bool] = True

@@ -89,12 +89,13 @@ def holm(p: Sequence[float]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Lead:
-    """The best model of a column beside the second. over_second: the t-test of these two. p: after Holm, the largest
-    over all models that the best is compared with."""
+    """The best model of a column beside the second. over_second: the t-test of these two; resampled: their bootstrap.
+    p: of the t-tests after Holm, the largest over all models that the best is compared with."""
 
     best: str
     second: str
     over_second: Comparison
+    resampled: Comparison
     p: float
     starred: bool
 
@@ -114,7 +115,7 @@ def lead(values: Mapping[str, ArrayLike], *, alpha: float = 0.01) -> Lead:
     best, second, *rest = sorted(means, key=means.__getitem__, reverse=True)
     tests = [paired_t_test(values[best], values[other]) for other in (second, *rest)]
     p = float(holm([test.p for test in tests]).max())
-    return Lead(best, second, tests[0], p, p < alpha)
+    return Lead(best, second, tests[0], paired_bootstrap(values[best], values[second]), p, p < alpha)
 
 
 def over_seeds(values: Sequence[float], *, confidence: float = 0.95) -> Interval:

@@ -256,7 +256,7 @@ def test_ties_count_against_the_target_in_validation(tmp_path):
 
 
 def test_weight_decay_reaches_the_optimiser(tmp_path, monkeypatch):
-    """Decoupled: a step takes lr x decay of each weight, here half, and Adam gives about lr: no weight passes 1/decay."""
+    """A step takes lr x decay of each weight, here half; Adam gives about lr, so that no weight passes 1 / decay."""
     kept = weights_by_epoch(monkeypatch)
     for decay in (0.0, 10.0):
         trained(WORLD, settings_of("hgn", "lr=0.05", f"weight_decay={decay}"), tmp_path / str(decay))
