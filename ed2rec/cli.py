@@ -143,11 +143,14 @@ def train(
       ed2 train datasets/ml-100k --out runs/popular --model popularity
       ed2 train datasets/ml-100k --out runs/sasrec --model sasrec --set epochs=20
     """
-    from ed2rec import terminal, workflow
+    from ed2rec import runs, terminal, workflow
     from ed2rec.config import for_model, resolve
 
     given = {key: value for key, value in {"model": model, "seed": seed}.items() if value is not None}
     settings = resolve(for_model(model, preset, config, set_ or ()), set_ or (), config, given)
+    if not resume and runs.complete_checkpoints(runs.workspace(out)):
+        terminal.say(f"an unfinished training of {out} has checkpoints, which this one replaces when its first step is "
+                     "due; --resume goes on from them instead")  # fmt: skip
     with terminal.progress() as progress:
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")

@@ -11,7 +11,7 @@ from typing import Any
 from ed2rec import workflow
 from ed2rec.config import Settings, resolve
 from ed2rec.data.prepare import prepare
-from ed2rec.report import Example, write_report
+from ed2rec.report import Example, check_report, write_report
 from ed2rec.summary import examples_of, headline, summarise, telling_users
 from ed2rec.workflow import Progress
 
@@ -37,7 +37,8 @@ def run_demo(
     Everything is left in `out`: downloads/, dataset/, the runs, report.html. Run again, it fetches nothing twice.
     """
     start = time.perf_counter()
-    dataset_folder = out / "dataset"
+    dataset_folder, report = out / "dataset", out / "report.html"
+    check_report(report)
     dataset = prepare(source or _fetched(out, progress), DATASET, dataset_folder)
     if user_id is not None:
         dataset.user_number(user_id)  # a mistyped id should not be found out after the training
@@ -56,7 +57,6 @@ def run_demo(
     shown = telling_users(results[0]) if user_id is None else [dataset.user_number(user_id)]
     examples = examples_of(loaded[0], "test", shown)
     figures = [*headline(rows)[:3], (_duration(trained), f"training on {_where(loaded[0])}")]
-    report = out / "report.html"
     write_report(report, summarise(loaded[0], rows, examples, figures))
     return DemoResult(rows, len(dataset.users), examples[0], report, time.perf_counter() - start)
 

@@ -50,7 +50,7 @@ def cache_folders() -> dict[str, Path]:
     """Where ed2rec and Hugging Face keep what can be computed or fetched again."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return {
-        "ed2rec cache": Path(os.environ.get("ED2_CACHE") or home / "ed2rec"),
+        "ed2rec cache": environment.cache_folder(),
         "Hugging Face cache": Path(os.environ.get("HF_HOME") or home / "huggingface"),
     }
 
@@ -117,10 +117,9 @@ def _accelerators() -> list[Finding]:
 def _caches() -> list[Finding]:
     found = []
     for what, folder in cache_folders().items():
-        if not folder.exists():
-            found.append(Finding(what, "ok", f"{folder} (empty)"))
-        elif os.access(folder, os.W_OK):
-            found.append(Finding(what, "ok", f"{folder} ({_size(folder)})"))
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if there.is_dir() and os.access(there, os.W_OK):
+            found.append(Finding(what, "ok", f"{folder} ({_size(folder) if there == folder else 'empty'})"))
         else:
             variable = "ED2_CACHE" if what.startswith("ed2") else "HF_HOME"
             found.append(Finding(what, "missing", f"{folder} cannot be written", f"export {variable}=FOLDER"))

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ed2rec.errors import ConfigError
 
 Pooling = Literal["mean", "last"]
-SHARD = 2048  # texts between two writes of the cache: what an interruption can cost
+SHARD = 2048  # texts between two writes of the cache: what a killed process can cost
 
 
 class Whitening(NamedTuple):
@@ -90,13 +90,15 @@ def encode_texts(
     names = list(wanted)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     done = 0
-    for batch in _batches(order, [len(row) for row in ids], batch_tokens):
-        vectors = _pooled(llm, [ids[i] for i in batch], pooling, layer, dtype)
-        store.add([names[i] for i in batch], vectors)
-        done += len(batch)
-        if progress:
-            progress(done, len(order))
-    store.flush()
+    try:
+        for batch in _batches(order, [len(row) for row in ids], batch_tokens):
+            vectors = _pooled(llm, [ids[i] for i in batch], pooling, layer, dtype)
+            store.add([names[i] for i in batch], vectors)
+            done += len(batch)
+            if progress:
+                progress(done, len(order))
+    finally:  # also when it is interrupted
+        store.flush()
     width = int(llm.config.hidden_size)
     empty = np.zeros(width, np.float32)
     rows = [store.known[key] if text else empty for key, text in zip(keys, texts, strict=True)]
@@ -179,8 +181,13 @@ class _Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
-            raise ConfigError(f"cannot write the embedding cache {self.folder.parent}: {error.strerror}; set "
-                              "encoding.cache or $ED2_CACHE to a folder that can be written") from None  # fmt: skip
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> ConfigError:
+        assert self.folder is not None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return ConfigError(f"cannot write the embedding cache {self.folder.parent}: {reason}; set "
+                           "encoding.cache or $ED2_CACHE to a folder that can be written")  # fmt: skip
 
     def add(self, names: list[str], vectors: np.ndarray) -> None:
         self.known.update(zip(names, vectors.astype(np.float32), strict=True))
@@ -191,13 +198,16 @@ class _Store:
     def flush(self) -> None:
         if not self.folder or not self.fresh:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         keys = np.frombuffer(" ".join(self.fresh).encode(), np.uint8)
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        os.close(handle)
         try:
-            save_file({"keys": keys, "vectors": np.stack([self.known[name] for name in self.fresh])}, temporary)
-            os.replace(temporary, self.folder / f"{hashlib.sha256(keys.tobytes()).hexdigest()[:24]}.safetensors")
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            os.close(handle)
+            try:
+                save_file({"keys": keys, "vectors": np.stack([self.known[name] for name in self.fresh])}, temporary)
+                os.replace(temporary, self.folder / f"{hashlib.sha256(keys.tobytes()).hexdigest()[:24]}.safetensors")
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise self._refused(error) from None
         self.fresh = []

@@ -18,11 +18,13 @@ import numpy as np
 
 from ed2rec import charts
 from ed2rec.charts import CodeShares, Curve
+from ed2rec.errors import ConfigError
 from ed2rec.evaluation.metrics import REPORTED
 from ed2rec.files import replace_file
 from ed2rec.runs import plain
 
 PAGE = Path(__file__).parent / "report.html"
+GENERATOR = b'<meta name="generator" content="ed2rec">'  # by which a report of ours is known again
 TAKEN = "taken next"
 
 
@@ -62,6 +64,16 @@ class ReportData:
     examples: Sequence[Example] = ()
     settings: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_report(path: Path) -> None:
+    """ConfigError if a report must not be written there: it is a folder, or a file that is no report of ours."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, where the report would go: choose another --out")
+    if path.exists():
+        with path.open("rb") as file:
+            if GENERATOR not in file.read(2000):
+                raise ConfigError(f"{path} is not a report of ours, it is left alone: choose another --out")
 
 
 def write_report(path: Path, data: ReportData) -> None:

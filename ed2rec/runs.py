@@ -122,14 +122,23 @@ def open_run(folder: Path) -> RunFolder:
     if environment.get("format") != FORMAT:
         raise RunError(f"{folder} is a run of format {environment.get('format')}, this version reads format {FORMAT}: "
                        f"train it again, or install ed2rec {environment.get('ed2rec', 'of that time')}")  # fmt: skip
-    if not isinstance(environment.get("dataset"), dict):
+    dataset = environment.get("dataset")
+    if not isinstance(dataset, dict) or not {"path", "name", "entities"} <= {*dataset}:
         raise RunError(f"{folder / ENVIRONMENT} does not say what was trained on: copy or train the run again")
-    _check_files(folder, environment.get("files", {}))
+    if not isinstance(environment.get("files"), dict):
+        raise RunError(f"{folder / ENVIRONMENT} does not say which files there are: copy or train the run again")
+    _check_files(folder, environment["files"])
     try:
         settings = resolve(file=folder / CONFIG)
     except ConfigError as error:
         raise RunError(f"{folder} cannot be used by this version: {error}") from None
-    return RunFolder(folder, settings, _read_json(folder / METRICS), environment)
+    if settings.model != environment.get("model"):
+        raise RunError(f"{folder / CONFIG} says {settings.model}, but {environment.get('model')} was trained: "
+                       "put its model back, or train another run")  # fmt: skip
+    metrics = _read_json(folder / METRICS)
+    if not isinstance(metrics.get("history", []), list):
+        raise RunError(f"{folder / METRICS} has a history that is no list: copy or train the run again")
+    return RunFolder(folder, settings, metrics, environment)
 
 
 def check_target(folder: Path) -> None:

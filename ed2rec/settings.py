@@ -61,14 +61,14 @@ class EncodingSettings(Group):
     max_tokens: int = Field(default=128, ge=4)
     """Tokens of a text that the backbone reads."""
     cache: str | None = None
-    """Folder of the embedding cache; none: $ED2_CACHE, else ~/.cache/ed2rec."""
+    """Folder of the embedding cache; none: $ED2_CACHE, else ed2rec in $XDG_CACHE_HOME or ~/.cache."""
 
 
 class IndexerSettings(Group):
     kind: Literal["hvqae", "lsh"] = "hvqae"
     """What makes the indices: hvqae, the generator that learns along, or lsh, random hyperplanes (appendix I; sizes are
     then equal powers of two). With refreshes, lsh hashes the texts as the LLM reads them at that moment."""
-    items: tuple[PositiveInt, ...] = Field(default=(256, 256, 256, 256), max_length=15)
+    items: tuple[PositiveInt, ...] = Field(default=(256, 256, 256, 256), min_length=1, max_length=15)
     """Codes per level of the item index."""
     users: tuple[PositiveInt, ...] = Field(default=(256, 256, 256, 256), max_length=15)
     """Codes per level of the user index; empty leaves the user branch out."""
@@ -82,7 +82,8 @@ class IndexerSettings(Group):
     """Move entities with the same codes apart at the last level where a code is free; the rest gets a suffix."""
     user_reads: Literal["half", "all"] = "half"
     """What the user index of training is made from: the first half of a user's training items, so that it cannot give
-    the later ones, its targets, away; or all of them. Recommendations always use all."""
+    the later ones, its targets, away; or all of them. A profile that the source states is read as it is.
+    Recommendations always use all."""
     warmup_epochs: int = Field(default=10, ge=0)
     """Passes over all entities before the LLM joins."""
     warmup_lr: float = Field(default=1e-3, gt=0, le=1)
@@ -193,7 +194,7 @@ class Settings(Group):
     """Everything that decides what a run becomes, except the data."""
 
     model: str = "ed2"
-    """Which recommender is trained; `ed2 train --help` lists them."""
+    """Which recommender is trained; a wrong name lists all."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of every random choice."""
     split: Literal["leave-one-out", "global-time"] = "leave-one-out"

@@ -132,13 +132,8 @@ class IndexVocabulary:
         already has spare (padding) rows: those are used first. Deterministic given seed.
         Raises BackboneError, with nothing changed, if the tokenizer has one of the tokens or another size.
         """
+        self.check_new(tokenizer)
         known = tokenizer.get_vocab()
-        taken = [token for token in self.tokens() if token in known]
-        if taken:
-            raise BackboneError(
-                f"the tokenizer already has {len(taken)} of the index tokens ({', '.join(taken[:3])}, …): "
-                "start from a tokenizer that was not extended"
-            )
         if len(tokenizer) != self.text_size or max(known.values()) != self.text_size - 1:
             raise BackboneError(
                 f"a tokenizer of {len(tokenizer)} tokens with ids up to {max(known.values())}, but the index tokens "
@@ -152,6 +147,16 @@ class IndexVocabulary:
             text, rows = weight.detach()[: self.text_size].float(), weight.detach()[self.index_slice]
             random = torch.randn(rows.shape, generator=generator).to(text)
             rows.copy_(text.mean(0) + noise * text.std(0) * random)
+
+    def check_new(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """BackboneError if the tokenizer has one of the index tokens."""
+        known = tokenizer.get_vocab()
+        taken = [token for token in self.tokens() if token in known]
+        if taken:
+            raise BackboneError(
+                f"the tokenizer already has {len(taken)} of the index tokens ({', '.join(taken[:3])}, …): "
+                "start from a tokenizer that was not extended"
+            )
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> "IndexVocabulary":

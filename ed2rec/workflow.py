@@ -22,7 +22,7 @@ from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import Cases, GlobalTime, LeaveOneOut, global_time, leave_one_out, times_of
 from ed2rec.ensemble import Ensemble
 from ed2rec.environment import launched
-from ed2rec.errors import ConfigError, DataError, Ed2Error, IndexCollapse, RunError
+from ed2rec.errors import ConfigError, DataError, Ed2Error, RunError
 from ed2rec.evaluation.ranking import Evaluation, evaluate, evaluate_wordings
 from ed2rec.recommender import Recommendations, Recommender, check_k
 
@@ -80,9 +80,8 @@ def train(
     workspace = runs.workspace(out)
     try:
         trained = fit(dataset, settings, workspace, resume, progress)
-    except Ed2Error as error:
-        # Nothing to go on from: no checkpoint yet, or an index that would collapse again with the same settings.
-        if isinstance(error, IndexCollapse) or not any(workspace.glob("checkpoint-*")):
+    except Ed2Error:
+        if not any(workspace.glob("checkpoint-*")):  # nothing to go on from
             shutil.rmtree(workspace, ignore_errors=True)
         raise
     except Exception as error:
@@ -237,6 +236,8 @@ def recommend(
         raise ConfigError("give either a user or a history, or a query: --user ID, --history ID,ID,… or --query TEXT")
     if query is not None and ensemble is not None:
         raise ConfigError("a query is asked in one wording, which --ensemble has no part in: leave one of the two out")
+    if query is not None and not query.strip():
+        raise ConfigError("the query is empty: give --query some words")
     check_k(k, len(dataset.items))
     user = -1 if user_id is None else dataset.user_number(user_id)
     history = [dataset.item_number(item) for item in item_ids or ()] if user < 0 else dataset.histories[user].tolist()

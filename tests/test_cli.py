@@ -230,6 +230,23 @@ def test_a_collapsed_index_is_one_line_and_exit_2(trained, ask):
     assert err.splitlines()[-1].startswith("ed2: the item index has collapsed after the warm-up: level a ")
 
 
+@pytest.mark.parametrize("words", ["tasks.use=[foo]", "training.device=toaster", "backbone.name=no/such"])
+def test_a_mistyped_setting_leaves_the_checkpoints_of_an_interrupted_training_alone(words, trained, ask):
+    checkpoint = trained / ".new.training/checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete").touch()
+    code, _, err = ask("train", "shop", "--out", "new", "--config", "small.yaml", "--set", words)
+    assert code == 2 and err.startswith("an unfinished training of new has checkpoints, which this one replaces")
+    assert (checkpoint / "complete").exists()
+    collapsing = ["--set", "indexer.min_perplexity=1"]  # found out when the generators are warmed up
+    assert ask("train", "shop", "--out", "new", "--config", "small.yaml", *collapsing)[0] == 2
+    assert (checkpoint / "complete").exists()
+
+
+def test_a_query_of_blanks_is_refused(shop, ask):
+    assert "the query is empty" in refused(ask("recommend", "near", "--query", "  "))
+
+
 def test_settings_reach_the_run(shop, ask):
     arguments = ["--out", "far", "--model", "textknn", "--seed", "5", "--set", "textknn.last=1"]
     assert ask("train", "shop", *arguments)[0] == 0

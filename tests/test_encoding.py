@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from tokenizers import normalizers
 from transformers import PreTrainedModel
 from worlds import tiny_gpt2, tiny_llama, word_tokenizer
@@ -170,8 +171,9 @@ def test_a_damaged_shard_costs_only_its_own_embeddings(keep, tmp_path, monkeypat
     assert counted.texts == 3, "the shard is whole again"
 
 
-def test_an_interruption_after_the_first_shard_goes_on_behind_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "SHARD", 2)
+@pytest.mark.parametrize("shard", [2, 2048])
+def test_what_was_encoded_before_an_interruption_is_not_encoded_again(shard, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "SHARD", shard)
 
     def stop(done: int, total: int) -> None:
         if done > 4:
@@ -179,11 +181,21 @@ def test_an_interruption_after_the_first_shard_goes_on_behind_it(tmp_path, monke
 
     with pytest.raises(KeyboardInterrupt):
         encode_texts(LLM, word_tokenizer(), TEXTS, cache=tmp_path, batch_tokens=1, progress=stop)
-    assert len(shards(tmp_path)) == 2
+    assert len(shards(tmp_path)) == -(-5 // shard)
     counted = Counted(monkeypatch)
     vectors = encode_texts(LLM, word_tokenizer(), TEXTS, cache=tmp_path)
-    assert counted.texts == 6 - 4
+    assert counted.texts == 6 - 5
     np.testing.assert_allclose(vectors, encode_texts(LLM, word_tokenizer(), TEXTS), rtol=1e-4, atol=1e-5)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_cache_without_room_is_one_line_that_names_it(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(encoding, "save_file", full)
+    with pytest.raises(ConfigError, match=r"cannot write the embedding cache \S+: .*No space left.*\$ED2_CACHE"):
+        encode_texts(LLM, word_tokenizer(), TEXTS, cache=tmp_path)
     assert not list(tmp_path.rglob("*.part"))
 
 

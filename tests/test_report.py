@@ -7,7 +7,7 @@ import pytest
 from ed2rec import charts
 from ed2rec.errors import ConfigError
 from ed2rec.evaluation.metrics import reported
-from ed2rec.report import Example, ReportData, render, write_report
+from ed2rec.report import Example, ReportData, check_report, render, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" $title"
 
@@ -127,3 +127,15 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
         write_report(tmp_path / "absent/report.html", full())
     write_report(tmp_path / "report.html", full())
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(tmp_path):
+    target = tmp_path / "report.html"
+    check_report(target)
+    write_report(target, full())
+    check_report(target)
+    target.write_text("<!doctype html><p>mine</p>")
+    with pytest.raises(ConfigError, match="is not a report of ours, it is left alone"):
+        check_report(target)
+    with pytest.raises(ConfigError, match="is a folder, where the report would go"):
+        check_report(tmp_path)

@@ -184,6 +184,22 @@ def test_a_dataset_folder_and_a_run_that_does_not_know_its_dataset_are_no_runs(t
     assert "does not say what was trained on" in refusal(runs.open_run, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("environment.json", {"dataset": {}}, "does not say what was trained on"),
+        ("environment.json", {"files": None}, "does not say which files there are"),
+        ("environment.json", {"model": "sasrec"}, "says popularity, but sasrec was trained"),
+        ("metrics.json", {"history": 4}, "a history that is no list"),
+    ],
+)
+def test_a_run_that_somebody_edited_is_refused_in_one_line(tmp_path, file, change, said):
+    save(tmp_path / "run", put("a"))
+    path = tmp_path / "run" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert said in refusal(runs.open_run, tmp_path / "run")
+
+
 def test_a_full_disk_is_told_from_other_faults_whoever_wrote():
     full = [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)"),
             RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")]  # fmt: skip

@@ -91,10 +91,18 @@ def first_object(path: Path) -> dict[str, Any]:
     raise DataError(f"{path} is empty; expected one JSON object a line.")
 
 
+def loads(text: bytes) -> Any:
+    """JSON, with "?" for half of a surrogate pair: an escape may be an emoji cut in two, which UTF-8 cannot hold."""
+    found = json.loads(text)
+    if b"\\ud" in text.lower():
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    return found
+
+
 def parse(text: bytes, place: str) -> dict[str, Any]:
     """One line: a JSON object, or a Python dict of literals (never evaluated)."""
     try:
-        found = json.loads(text)
+        found = loads(text)
     except (ValueError, RecursionError) as error:
         found = _literal(text)
         if found is None:

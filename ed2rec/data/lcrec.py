@@ -21,6 +21,7 @@ from typing import Any
 import polars as pl
 
 from ..errors import DataError
+from .jsonlines import loads
 from .source import TEXTS_OF_AN_ITEM, Source, details_from, existing, items_from, only_file, whole_timestamps
 
 REVIEW_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "comment": pl.String, "summary": pl.String}
@@ -66,7 +67,7 @@ def read(path: Path) -> Source:
 def _read_log(path: Path) -> pl.DataFrame:
     lists = _read_object(path, '{"user": [item, item, …]}')
     for user, items in lists.items():
-        if not isinstance(items, list) or not all(isinstance(item, int | str) and item != "" for item in items):
+        if not user or not isinstance(items, list) or not all(map(_is_id, items)):
             raise DataError(f'{path}: user {user!r} does not have a list of item ids; expected {{"user": [item, …]}}.')
     log = pl.DataFrame(
         {"user_id": list(lists), "item_id": [[str(item) for item in items] for items in lists.values()]},
@@ -74,6 +75,10 @@ def _read_log(path: Path) -> pl.DataFrame:
     )
     log = log.with_columns(pl.int_ranges(pl.col("item_id").list.len()).cast(pl.List(pl.Float64)).alias("timestamp"))
     return whole_timestamps(log.filter(pl.col("item_id").list.len() > 0).explode("item_id", "timestamp"))
+
+
+def _is_id(item: Any) -> bool:
+    return isinstance(item, int | str) and not isinstance(item, bool) and item != ""
 
 
 def _read_items(path: Path) -> pl.DataFrame:
@@ -114,10 +119,10 @@ def _read_users(path: Path) -> tuple[pl.DataFrame, pl.DataFrame, int]:
 
 def _read_object(path: Path, form: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); expected {form}.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}; expected {form}.")

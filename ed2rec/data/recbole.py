@@ -25,7 +25,7 @@ from .source import (
     typed_log,
     whole_timestamps,
 )
-from .table import line_finder, need, strings
+from .table import line_finder, need, place_of, strings
 
 NAMES = {
     "title": ("title", "movie_title", "item_name", "name"),
@@ -68,7 +68,10 @@ def source_of(log: Path | bytes, item: Path | bytes | None, user: Path | bytes |
 def atomic(source: Path | bytes) -> pl.DataFrame:
     """The table with its types taken off the column names: `item_id:token` becomes `item_id`."""
     table = strings(source, "\t")
-    return table.rename({column: column.partition(":")[0] for column in table.columns})
+    names = {column: column.partition(":")[0] for column in table.columns}
+    if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
+        raise DataError(f"{place_of(source)} has the column {twice[0]} twice; name each column once.")
+    return table.rename(names)
 
 
 def demographics(age: pl.Expr, gender: pl.Expr, occupation: pl.Expr) -> pl.Expr:

@@ -1,7 +1,6 @@
 """From texts to the halves of the generator: embeddings (Eq. 2), an indexer fitted to them (Eq. 3-5), a first table."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ed2rec.device import computing_type
 from ed2rec.encoding import Whitening, encode_texts
+from ed2rec.environment import cache_folder
 from ed2rec.indexers.behaviour import Behaviour
 from ed2rec.indexers.fitting import fit
 from ed2rec.indexers.health import check_use, survey
@@ -50,13 +50,15 @@ def encode(
 ) -> Encoded:
     """Eq. 2. An entity without text stands at the mean of the others, and its suffix tells it apart."""
     e = settings.encoding
-    cache = None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else default_cache()
+    cache = None if settings.backbone.name == "tiny" else Path(e.cache) if e.cache else cache_folder() / "embeddings"
     tell = partial(_tell, progress, f"encoding {what}")
     raw = read(texts, llm, tokenizer, settings, cache, tell)
     filled = fill(raw, texts)
     whitening = Whitening.fit(filled, power=0.5 if e.whiten else 0.0)
     embeddings = whitening.apply(filled).to(llm.device)
-    return Encoded(raw, whitening, embeddings, sum(not text for text in texts))
+    if without := sum(not text for text in texts):
+        progress(f"encoding {what}", len(texts), len(texts), f"{without:,} without text stand at the others' mean")
+    return Encoded(raw, whitening, embeddings, without)
 
 
 def read(
@@ -91,11 +93,6 @@ def layer_of(settings: Settings) -> int:
     if settings.encoding.layer is not None:
         return settings.encoding.layer
     return 0 if settings.backbone.name == "tiny" else -1
-
-
-def default_cache() -> Path:
-    """$ED2_CACHE, else ~/.cache/ed2rec."""
-    return Path(os.environ.get("ED2_CACHE") or Path.home() / ".cache" / "ed2rec") / "embeddings"
 
 
 def make_branch(kind: Kind, encoded: Encoded, settings: Settings, progress: Progress) -> Branch:
@@ -145,7 +142,8 @@ def fit_generator(
     kind: Kind, quantiser: VariationalQuantiser, x: Tensor, settings: Settings, progress: Progress
 ) -> None:
     i = settings.indexer
-    regulator = Regulator(settings.regulator.beta1, settings.regulator.beta2, settings.regulator.temperature)
+    r = settings.regulator
+    regulator = Regulator(r.beta1, r.beta2, r.temperature, r.literal)
     fit(
         quantiser,
         x,
@@ -153,7 +151,7 @@ def fit_generator(
         lr=i.warmup_lr,
         batch=256,
         seed=settings.seed,
-        extra=(lambda q: regulator.token(kind, q)) if settings.regulator.beta2 else None,
+        extra=(lambda q: regulator.token(kind, q)) if r.beta2 else None,
         progress=lambda epoch, losses: progress(
             f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
         ),

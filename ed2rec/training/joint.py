@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from ed2rec.errors import RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import Batch
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.model import JointModel, Share
-from ed2rec.runs import COMPLETE, complete_checkpoints
+from ed2rec.runs import COMPLETE
 
 WEIGHTS = "model.safetensors"
 
@@ -160,14 +159,6 @@ def load_state(model: JointModel, folder: Path) -> None:
     load_model(model, folder / WEIGHTS, strict=False)
     for branch in model.branches():
         branch.table = IndexTable.load(folder / f"{branch.kind}s.parquet")
-
-
-def last_checkpoint(workspace: Path) -> Path:
-    """The latest complete checkpoint. RunError where there is none."""
-    found = complete_checkpoints(workspace)
-    if not found:
-        raise RunError(f"no complete checkpoint in {workspace}: train without --resume")
-    return max(found, key=lambda folder: int(folder.name.split("-")[1]))
 
 
 def _only(batches: list[Batch]) -> dict[str, Tensor]:

@@ -96,8 +96,11 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     progress("backbone", 0, 1, settings.backbone.name)
     said = [*SEQUENTIAL, *QUESTION, HISTORY_FIRST, *(text for task in material.rows for text in spoken[task])]
     tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
+    progress("backbone", 1, 1, settings.backbone.name)
+    # What cannot go together is found out before the texts are encoded.
+    IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users).check_new(tokenizer)
     if settings.backbone.lora_rank:
-        check_targets(llm, settings.backbone.lora_targets)  # before the texts are encoded
+        check_targets(llm, settings.backbone.lora_targets)
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),
                         max_tokens=settings.tasks.max_tokens, max_history=settings.data.max_history)  # fmt: skip
     llm.to(device)  # type: ignore[arg-type]

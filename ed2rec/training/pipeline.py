@@ -4,8 +4,6 @@ texts → LLM → embeddings (Eq. 2) → generators warmed up (Eq. 3-5) → tabl
       → joint training (Eq. 11)
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from transformers.integrations import get_available_reporting_integrations
 
 from ed2rec.adaptation import memory_errors_explained
 from ed2rec.backbone import quiet_libraries
-from ed2rec.config import what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, leave_one_out
-from ed2rec.errors import ConfigError, RunError
+from ed2rec.errors import ConfigError, IndexCollapse
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.indexers.lsh import bits_of
 from ed2rec.indexers.refresh import Churn
@@ -29,7 +25,6 @@ from ed2rec.instructions.neighbours import nearest
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.tasks import Mixture
-from ed2rec.instructions.templates import read_wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.runs import Trained
 from ed2rec.settings import Settings
@@ -40,10 +35,11 @@ from ed2rec.training.branches import (
 )
 from ed2rec.training.callbacks import MoveIndex, Tell, Validate
 from ed2rec.training.history import History
-from ed2rec.training.joint import JointArguments, JointTrainer, last_checkpoint
+from ed2rec.training.joint import JointArguments, JointTrainer
 from ed2rec.training.parts import build_parts, reads_of, recommender, write
 from ed2rec.training.processes import Processes
 from ed2rec.training.schedule import IndexSchedule, check_shares
+from ed2rec.training.workspace import clear, go_on_from, record_of
 
 
 @memory_errors_explained()
@@ -62,12 +58,15 @@ def train_ed2(
     quiet_libraries()
     _check(settings)
     processes = Processes(settings.training.device)
-    checkpoint = processes.tell(lambda: _prepare(workspace, settings, dataset, resume, processes.count))
+    record = processes.tell(lambda: record_of(settings, dataset, processes.count))
+    checkpoint = processes.tell(lambda: go_on_from(workspace, record)) if resume else None
     torch.manual_seed(settings.seed)
     split = leave_one_out(dataset.histories, dataset.users["user_id"].to_list())
     parts = build_parts(dataset, settings, progress if processes.first else _nothing)
     model, t = parts.model, settings.training
     _agree(model, processes)
+    if checkpoint is None:  # from here on, and no earlier: all settings have turned out to be good
+        processes.tell(lambda: clear(workspace, record))
     plan = SequentialPlan(
         split.train,
         parts.asked,
@@ -119,7 +118,11 @@ def train_ed2(
         ],
         mixture.names,
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except IndexCollapse:  # it would collapse again from any of these checkpoints
+        shutil.rmtree(workspace, ignore_errors=True)
+        raise
     parts.facts["generators"]["end"] = surveyed(model)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
@@ -173,36 +176,6 @@ def _agreed(anew: Callable[[], Churn] | None, model: JointModel, processes: Proc
         return churn
 
     return made
-
-
-def _prepare(workspace: Path, settings: Settings, dataset: Dataset, resume: bool, processes: int) -> Path | None:
-    """An empty workspace that knows its settings and its data, or the checkpoint to go on from."""
-    record = workspace / "settings.yaml"
-    # Tokenizer, embeddings and tasks are made again from the texts, and have to fit the weights.
-    read = yaml.safe_dump(what_is_read(settings), sort_keys=False)
-    content = f"{read}# data {dataset.checksum()}\n{_prompts(settings)}# processes {processes}\n"
-    if not resume:
-        shutil.rmtree(workspace, ignore_errors=True)
-        workspace.mkdir(parents=True)
-        record.write_text(content)
-        return None
-    checkpoint = last_checkpoint(workspace)
-    if record.exists() and record.read_text() != content:
-        old, new = record.read_text().splitlines(), content.splitlines()
-        was, now = next((pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]), ("", ""))
-        raise RunError(
-            "the interrupted training is of other settings or data, or of another number of processes "
-            f"({was.strip()!r}, now {now.strip()!r}): resume with the same ones, or train without --resume"
-        )
-    return checkpoint
-
-
-def _prompts(settings: Settings) -> str:
-    """A line that names the wordings of `tasks.prompts`; none where there is no such file."""
-    if not settings.tasks.prompts:
-        return ""
-    wordings = json.dumps(read_wordings(Path(settings.tasks.prompts)), sort_keys=True)
-    return f"# prompts {hashlib.sha256(wordings.encode()).hexdigest()}\n"
 
 
 def _known(branch: Branch) -> np.ndarray:

@@ -65,6 +65,9 @@ def test_words_about_validation_and_test_items_are_refused_and_counted(tmp_path)
         ("inter", "[1]", "holds a list"),
         ("inter", '{"0": 7}', "user '0'"),
         ("inter", '{"0": [[1]]}', "user '0'"),
+        ("inter", '{"0": [true]}', "user '0'"),
+        ("inter", '{"": [1]}', "user ''"),
+        ("inter", "[" * 100_000, "cannot be read (maximum recursion"),
         ("inter", "{}", "no interactions"),
         ("item", '{"0": "Zero"}', "item '0' is str"),
         ("review", '{"0 1": {}}', "'0 1'"),
@@ -84,3 +87,11 @@ def test_a_missing_catalogue_is_told(tmp_path):
     (tmp_path / "Toy.item.json").unlink()
     with pytest.raises(DataError, match=r"Toy.item.json is missing"):
         prepare(tmp_path, "lcrec", tmp_path / "out")
+
+
+def test_half_of_an_emoji_becomes_a_question_mark(tmp_path):
+    titles = {"0": {"title": "Cut \ud83d"}, "1": {"title": "Whole \U0001f600"}}
+    write(tmp_path, item={**ITEM, **titles}, inter={"a\ud83d": [0, 1, 3]})
+    dataset = prepare(tmp_path, "lcrec", tmp_path / "out")
+    assert dataset.items["title"].to_list()[:2] == ["Cut ?", "Whole \U0001f600"]
+    assert dataset.users["user_id"].to_list() == ["a?"]

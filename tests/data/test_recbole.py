@@ -34,6 +34,7 @@ def test_the_log_alone_is_enough(tmp_path):
     [
         ("user_id:token\titem_id:token\nu\tx\n", "lacks the columns timestamp; found: user_id, item_id"),
         ("user_id:token\titem_id_list:token_seq\titem_id:token\nu\tx y\tz\n", "one history per row"),
+        ("user_id:token\titem_id:token\titem_id:float\nu\tx\t1\n", "has the column item_id twice"),
         (INTER + "u3\tx\t1\tsoon\n", "toy.inter, line 5 has the timestamp 'soon'"),
     ],
 )

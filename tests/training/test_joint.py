@@ -20,11 +20,11 @@ from ed2rec.training.callbacks import MoveIndex, Validate
 from ed2rec.training.joint import (
     JointArguments,
     JointTrainer,
-    last_checkpoint,
     load_state,
     save_state,
 )
 from ed2rec.training.schedule import IndexSchedule
+from ed2rec.training.workspace import last_checkpoint
 
 STEPS = 12
 MOVING = IndexSchedule(3, 9, (5, 7, 9))

@@ -20,8 +20,8 @@ from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, RunError
 from ed2rec.instructions.examples import Batch
 from ed2rec.model import JointOutput, Share
-from ed2rec.training.pipeline import _prepare
 from ed2rec.training.processes import Processes
+from ed2rec.training.workspace import clear, go_on_from, record_of
 
 ROWS = [
     [example([0, 1, 2, 3], user=2), example([5, 7])],
@@ -106,12 +106,12 @@ def test_a_baseline_wants_one_process_and_one_gpu_is_not_for_two(second_of_two, 
 
 def test_a_training_goes_on_with_as_many_processes_as_it_began_with(tmp_path):
     settings, dataset = small_settings(), shop()
-    _prepare(tmp_path / "w", settings, dataset, False, 2)
+    clear(tmp_path / "w", record_of(settings, dataset, 2))
     (tmp_path / "w/checkpoint-1").mkdir()
     (tmp_path / "w/checkpoint-1/complete").touch()
-    assert _prepare(tmp_path / "w", settings, dataset, True, 2) is not None
+    assert go_on_from(tmp_path / "w", record_of(settings, dataset, 2)).name == "checkpoint-1"
     with pytest.raises(RunError, match="'# processes 2', now '# processes 1'"):
-        _prepare(tmp_path / "w", settings, dataset, True, 1)
+        go_on_from(tmp_path / "w", record_of(settings, dataset, 1))
 
 
 LAUNCHER = """

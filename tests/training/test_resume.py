@@ -22,8 +22,8 @@ from ed2rec.generative import GenerativeRecommender
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.runs import Trained
 from ed2rec.training import pipeline
-from ed2rec.training.joint import last_checkpoint
 from ed2rec.training.pipeline import train_ed2
+from ed2rec.training.workspace import last_checkpoint
 
 # Several epochs of a few steps; four checkpoints, the last one at the end; three refreshes, in which indices change
 # their lengths; five validations.
