@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -102,8 +103,10 @@ def memory_errors_explained() -> Iterator[None]:
         text = " ".join(str(error).split())
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
             raise
+        reason = shorten(text.partition(". GPU")[0], 200, placeholder=" …")
         raise ConfigError(
-            f"too little memory for this training ({text.partition('. GPU')[0][:120]}): lower training.batch_tokens, "
-            "set training.gradient_checkpointing=true, train adapters only (backbone.lora_rank=8), hold the LLM in "
-            "four bits (backbone.load_in_4bit=true) or keep fewer layers (backbone.layers)"
+            f"too little memory for this training ({reason}): lower training.batch_tokens, set "
+            "training.gradient_checkpointing=true, train adapters only (backbone.lora_rank=8), hold the LLM in four "
+            "bits (backbone.load_in_4bit=true), keep fewer layers (backbone.layers) or have fewer index tokens "
+            "(indexer.items, indexer.users)"
         ) from error

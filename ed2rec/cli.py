@@ -117,8 +117,12 @@ def prepare(
     from ed2rec.data.prepare import prepare as prepare_dataset
     from ed2rec.terminal import say
 
-    counts = prepare_dataset(source, format, out, k_core).facts["counts"]
-    say(f"{out}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    facts = prepare_dataset(source, format, out, k_core).facts
+    say(f"{out}: " + ", ".join(f"{count:,} {what}" for what, count in facts["counts"].items()))
+    if refused := facts["dropped"]["texts_at_validation_and_test_positions"]:
+        say(f"{refused:,} texts about validation and test items are left out")
+    if without := facts["items_without_text"]:
+        say(f"{without:,} items have no text")
 
 
 @app.command()
@@ -153,6 +157,8 @@ def train(
                      "due; --resume goes on from them instead")  # fmt: skip
     with terminal.progress() as progress:
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
+    for line in workflow.tasks_told(run):
+        terminal.say(line)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")
 
 
@@ -288,8 +294,8 @@ def recommend(
     """
     from ed2rec import terminal, workflow
 
-    if item is not None and (user, history, query) != (None, None, None):
-        raise ConfigError("--item lists users: give it alone, without --user, --history and --query")
+    if item is not None and (user, history, query, ensemble) != (None, None, None, None):
+        raise ConfigError("--item lists users: give it alone, without --user, --history, --query and --ensemble")
     item_ids = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
     if item_ids == []:
         raise ConfigError("--history names no item: give item ids, the oldest first, as in --history 242,302,377")
@@ -321,7 +327,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     dataset: DatasetOption = None,
 ) -> None:
-    """Show what the model understands: recommendations with the titles it writes for them, and the user's preference.
+    """Show what the model understands: titles it writes for what it recommends, the user's preference, a comment.
 
     \b
     Example:

@@ -161,7 +161,8 @@ class TaskSettings(Group):
     that tie an item to its texts (title, description, find, find-described), [] none; or a list of these names and
     copurchase, comment, query, preference."""
     share: float = Field(default=0.5, ge=0, le=0.5)
-    """Largest share of the tokens for these tasks together; they have the same part of it each."""
+    """Largest share of the tokens for these tasks together; they have the same part of it each. Real histories have at
+    least half, so that 0.5 leaves no room for the walks of `training.neighbours`."""
     substitutes: bool = True
     """Make up queries and preferences from titles, summaries and histories where the source has none."""
     prompts: str | None = None

@@ -148,6 +148,8 @@ def print_explanation(found: Mapping[str, Any]) -> None:
         print_columns({"item": [target["title"]]}, "taken next")
     if found["preference"] is not None:
         print_columns({"in the model's words": [found["preference"]]}, "preference")
+    if found["comment"] is not None:
+        print_columns({"in the model's words": [found["comment"]]}, "what they might say of the first one")
 
 
 def print_index_stats(stats: Mapping[str, Any]) -> None:

@@ -101,6 +101,17 @@ def train(
     return runs.open_run(out)
 
 
+def tasks_told(run: runs.RunFolder) -> list[str]:
+    """Which share of the tokens each task of an ed2 run had, and which tasks were off and why; nothing of others."""
+    entries = [entry for entry in run.metrics.get("history", []) if "share_sequential" in entry]
+    keys = dict.fromkeys(key for entry in entries for key in entry if key.startswith("share_"))
+    means = {key.removeprefix("share_"): 100 * np.mean([entry.get(key, 0.0) for entry in entries]) for key in keys}
+    told = [f"{name} {mean:.1f} %" for name, mean in means.items()]
+    off = run.metrics.get("facts", {}).get("tasks", {}).get("off", {})
+    lines = [f"shares of the tokens: {', '.join(told)}"] if told else []
+    return lines + [f"task {name} is off: {reason}" for name, reason in off.items()]
+
+
 def check_model(model: str) -> None:
     """ConfigError for a name that is no model's."""
     if model not in MODELS:
@@ -290,13 +301,15 @@ class Explanation:
     """What the model makes of a user and of what it recommends (the three cases of the paper's Fig. 5).
 
     written: the title of each recommended item as the LLM writes it from the item's index. preference: what the user
-    likes, in the LLM's words. None where the run was not trained on that task. target: what the user really took.
+    likes, in the LLM's words. comment: what the user might say of the first one. None where the run was not trained on
+    that task. target: what the user really took.
     """
 
     user_id: str
     answer: Answer
     written: list[str] | None
     preference: str | None
+    comment: str | None
     target: Item | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -304,7 +317,8 @@ class Explanation:
         for row, title in zip(found["recommendations"], self.written or (), strict=False):
             row["written_title"] = title
         target = None if self.target is None else asdict(self.target)
-        return {"user": self.user_id, "preference": self.preference, "target": target, **found}
+        words = {"preference": self.preference, "comment": self.comment}
+        return {"user": self.user_id, **words, "target": target, **found}
 
 
 def explain(run: LoadedRun, user_id: str, k: int = 5, *, held_out: bool = False) -> Explanation:
@@ -326,8 +340,9 @@ def explain(run: LoadedRun, user_id: str, k: int = 5, *, held_out: bool = False)
     numbers = best.items[0][best.items[0] >= 0].tolist()
     written = teller.titles(numbers) if "title" in teller.wordings else None
     preference = teller.preference(user, history) if "preference" in teller.wordings else None
+    comment = teller.comment(user, numbers[0], history) if numbers and "comment" in teller.wordings else None
     target = items_of(dataset, taken[-1:].tolist())[0] if held_out else None
-    return Explanation(user_id, answer, written, preference, target)
+    return Explanation(user_id, answer, written, preference, comment, target)
 
 
 def tell(run: LoadedRun) -> Teller:

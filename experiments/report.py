@@ -90,6 +90,7 @@ def facts(request: Request, rows: Sequence[Row]) -> str:
         + (f" Set: {', '.join(f'`{text}`' for text in request.overrides)}." if request.overrides else ""),
         f"Seeds: {', '.join(map(str, sorted(seeds))) or 'no runs yet'}{spread}. Machine: "
         f"{'; '.join(sorted(machines)) or 'none'}. Commit: {', '.join(sorted(commits)) or 'unknown'}.",
+        *(f"Left out: {name} ({reason})." for name, reason in request.left_out.items()),
     ]
     return "\n".join(lines)
 
@@ -110,22 +111,25 @@ def ablation(request: Request, rows: Sequence[Row], table: str, title: str) -> t
     printed = dict(paper()[table])
     averages = printed.pop("Avg.D %")
     ours, full = by_variant(rows), request.variants[0].name
-    header = ["", "seeds", *REPORTED, "Avg.D %", "codes", *BESIDE]
+    header = ["", "seeds", *REPORTED, "Avg.D %", "codes", "steps", *BESIDE]
     lines = []
     for name in dict.fromkeys([*(variant.name for variant in request.variants), *printed]):
         own = ours.get(name, [])
         if own:
             metrics = [cell(column) for column in zip(*map(values, own), strict=True)]
             average = cell(degradations(ours.get(full, []), own), 2) if name != full else ""
-            lines.append([f"**{name}**", str(len(own)), *metrics, average, codes(own[0]), *beside(own)])
+            cost = [codes(own[0]), str(own[0].get("steps") or "")]
+            lines.append([f"**{name}**", str(len(own)), *metrics, average, *cost, *beside(own)])
         if name in printed:
             theirs = [f"{value:.4f}" for value in printed[name]]
             average = f"{averages[name]:.2f}" if name in averages else ""
-            lines.append([f"{name}, paper", "", *theirs, average, "", "", "", ""])
+            lines.append([f"{name}, paper", "", *theirs, average, *[""] * 5])
     notes = (
         f"{facts(request, rows)}\n"
-        "Avg.D: average degradation against the full model with the same seed. Codes: per level, items / users. New "
-        "only: the history is left out of the ranking. Paper: Instruments, one printed number each."
+        "Avg.D: average degradation against the full model with the same seed. Codes: per level, items / users. Steps: "
+        "of joint training; all variants see each history as often, and one with fewer tokens a history or with fewer "
+        "tasks takes fewer steps for it. New only: the history is left out of the ranking. All are asked in one "
+        "wording, the paper's in several. Paper: Instruments, one printed number each."
     )
     return f"# {title}\n\n{markdown(header, lines)}\n\n{notes}", _ablation_figure(request, ours, full, averages)
 

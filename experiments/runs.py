@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class Request:
     asked: list[str]  # names of the variants to be made; the others are shown where they are there
     name: str  # of the dataset
     counts: dict[str, int]  # users, items, interactions
-    logs: dict[str, str]  # fingerprint of its interactions, for each split
+    data: str  # fingerprint of all its tables
+    left_out: dict[str, str] = field(default_factory=dict)  # variant → why it could not be made
 
     def settings(self, variant: Variant, seed: int) -> Settings:
         """Base presets, then `--set`, then what makes the variant."""
@@ -116,22 +117,33 @@ def ask(
         asked=given.variants or names,
         name=dataset.name,
         counts={"users": len(dataset.users), "items": len(dataset.items), "interactions": len(dataset.interactions)},
-        logs={split: "".join(dataset.log_checksums(split).values()) for split in ("leave-one-out", "global-time")},
+        data=dataset.checksum(),
     )
 
 
 def collect(request: Request, measure: Measure | None = None, file: str = "results.jsonl") -> list[Row]:
     """Make what is asked for and missing; then every row that is there, in the order of variants and seeds.
 
-    measure: run → what its row holds besides variant, seed, settings and machine (`evaluated`).
+    measure: run → what its row holds besides variant, seed, settings and machine (`evaluated`). A variant that refuses
+    (a model without its texts, an index that collapses) is left out with its reason; where all do, the first reason is
+    raised.
     """
     measure = measure or evaluated
+    refused: list[Ed2Error] = []
     for seed in request.seeds:
         for variant in request.variants:
             if variant.name in request.asked and _find(request, variant, seed, file) is None:
-                _make(request, variant, seed, measure, file)
+                try:
+                    _make(request, variant, seed, measure, file)
+                except Ed2Error as error:
+                    refused.append(error)
+                    request.left_out.setdefault(variant.name, " ".join(str(error).split()))
+                    terminal.say(f"{variant.name}, seed {seed}, left out: {request.left_out[variant.name]}")
     found = [(v, _find(request, v, seed, file)) for v in request.variants for seed in request.seeds]
-    return [{**row, "variant": variant.name} for variant, row in found if row is not None]
+    rows = [{**row, "variant": variant.name} for variant, row in found if row is not None]
+    if refused and not rows:
+        raise refused[0]
+    return rows
 
 
 def evaluated(run: workflow.LoadedRun) -> dict[str, Any]:
@@ -163,10 +175,11 @@ def _make(request: Request, variant: Variant, seed: int, measure: Measure, file:
             resume = bool(runs.complete_checkpoints(runs.workspace(folder)))
             workflow.train(request.dataset, folder, settings, resume=resume, progress=progress)
     trained = time.perf_counter() - start
+    run = workflow.load(folder, request.dataset)
     row = {
         "variant": variant.name, "seed": seed, "dataset": request.name, "key": _key(request, variant, seed),
         "run": folder.name, "sizes": {"items": settings.indexer.items, "users": settings.indexer.users},
-        **measure(workflow.load(folder, request.dataset)),
+        "steps": run.folder.metrics.get("steps"), **measure(run),
         "train_seconds": round(trained, 1), "hardware": hardware(), "commit": commit(),
     }  # fmt: skip
     with (request.out / file).open("a", encoding="utf-8") as lines:
@@ -189,9 +202,8 @@ def _find(request: Request, variant: Variant, seed: int, file: str) -> Row | Non
 
 
 def _key(request: Request, variant: Variant, seed: int) -> str:
-    """The same for the same model, settings that it reads, seed and interactions: two names for one thing share one."""
-    settings = request.settings(variant, seed)
-    read = json.dumps(what_is_read(settings)) + request.logs[settings.split]
+    """The same for the same model, settings that it reads, seed and dataset: two names for one thing share one."""
+    read = json.dumps(what_is_read(request.settings(variant, seed))) + request.data
     return hashlib.sha256(read.encode()).hexdigest()[:32]
 
 

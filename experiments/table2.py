@@ -3,8 +3,10 @@
     python -m experiments.table2 datasets/industrial --out runs/tables --preset small --seeds 3
     python -m experiments.table2 datasets/industrial --out runs/tables --variants "w/o user" "w/o dynamic"
 
-Every variant has the same warm-up, the same number of steps and the same choice of the best state (validation NDCG@10
-in the last `frozen_tail` of the steps). The last row is not in the paper.
+Every variant has the same epochs of warm-up and of joint training, and the same choice of the best state (validation
+NDCG@10 in the last `frozen_tail` of the steps). Static and dynamic have the same steps; without the user's tokens or
+without a task an epoch has fewer tokens and so fewer steps (column "steps"), and where high-order tasks are left out,
+the other tasks fill their share. The last row is not in the paper.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,8 @@ SETTINGS = (
     "backbone.hidden=16", "backbone.heads=2", "backbone.layers=1", "backbone.intermediate=32",
     "backbone.vocabulary=300", "indexer.items=[4, 4, 4]", "indexer.users=[4, 4]", "indexer.code_width=8",
     "indexer.warmup_epochs=2", "indexer.lr=0.01", "encoding.layer=-1", "data.max_history=5",
-    "training.batch_tokens=512", "training.epochs=2", "training.lr=0.003", "training.refreshes=2",
+    "training.batch_tokens=512", "training.epochs=6", "training.frozen_tail=0.4", "training.lr=0.003",
+    "training.refreshes=2",
     "training.margin=0", "training.max_share=0.4", "training.checkpoints=1", "training.validations=1",
     "training.bf16=false", "training.device=cpu", "decoding.beam=5",
 )  # fmt: skip

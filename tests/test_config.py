@@ -178,3 +178,30 @@ def test_a_preset_made_of_settings_keeps_the_protocol(tmp_path):
     by_time = resolve(extra={"model": "sasrec", "split": "global-time"})
     (tmp_path / "best.yaml").write_text(as_preset(by_time))
     assert resolve(file=tmp_path / "best.yaml") == by_time
+
+
+FOUR, THREE, FIVE = [256] * 4, [256] * 3, [256] * 5
+DIFFERENCES = {
+    "wo-user": {"indexer.users": []},
+    "wo-dynamic": {"training.refreshes": 0},
+    "wo-mgtr": {"regulator.beta1": 0.0, "regulator.beta2": 0.0},
+    "wo-exploit": {"tasks.use": "alignment"},
+    "wo-um": {"indexer.users": [], "regulator.beta1": 0.0, "regulator.beta2": 0.0},
+    "3-ed2": {"indexer.items": THREE, "indexer.users": THREE},
+    "5-ed2": {"indexer.items": FIVE, "indexer.users": FIVE},
+    "static": {"training.refreshes": 0},
+    "d-lsh": {"indexer.kind": "lsh"},
+    "s-lsh": {"indexer.kind": "lsh", "training.refreshes": 0},
+    "figure4": {"indexer.items": [4, 32, 256, 256]},
+    "latent-gaussian": {"indexer.latent": "gaussian"},
+    "latent-none": {"indexer.latent": "none"},
+    "suffix-on": {"indexer.separate": False},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_an_ablation_changes_what_the_paper_takes_away_and_nothing_else(name):
+    """Tables 2 and 3, figure 4, appendices I, J and K, on the default base of four levels of 256 codes."""
+    base, changed = (flat(resolve(presets)) for presets in (["default"], ["default", name]))
+    assert base["indexer.items"] == base["indexer.users"] == FOUR
+    assert {key: changed[key] for key in changed if changed[key] != base[key]} == DIFFERENCES[name]

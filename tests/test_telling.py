@@ -102,7 +102,7 @@ def test_an_explanation_holds_the_target_out_and_marks_it(run):
     assert history == run.dataset.histories[4][:-1].tolist()
     assert found.target is not None and found.target.item_id == f"i{run.dataset.histories[4][-1]}"
     row = found.as_dict()["recommendations"][0]
-    assert row.keys() == {"rank", "item_id", "title", "score", "written_title"} and found.preference
+    assert row.keys() == {"rank", "item_id", "title", "score", "written_title"} and found.preference and found.comment
     assert workflow.explain(run, "u4", k=2).target is None
 
 
@@ -110,6 +110,7 @@ def test_an_explanation_holds_the_target_out_and_marks_it(run):
     ("arguments", "says"),
     [
         (["--item", "i2", "--user", "u1"], "--item lists users: give it alone"),
+        (["--item", "i2", "--ensemble", "2"], "without --user, --history, --query and --ensemble"),
         (["--item", "nothing"], "no item 'nothing'"),
         (["--item", "i2", "--k", "99"], "the dataset has 45 users"),
         ([], "give either a user or a history, or a query"),
@@ -130,6 +131,7 @@ def test_the_command_line_answers_queries_and_explains(place, capsys):
     assert run_command(["explain", run, "--user", "u4", "--held-out"]) == 0
     shown = capsys.readouterr().out
     assert "title as the model writes it" in shown and "in the model's words" in shown
+    assert "what they might say of the first one" in shown
 
 
 def test_a_run_that_was_not_trained_on_a_task_says_so(tmp_path):

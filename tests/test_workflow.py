@@ -1,9 +1,11 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import small
 from shops import checkerboard, dataset_of
 
 from ed2rec import workflow
@@ -171,8 +173,8 @@ def test_fingerprints_tell_renamed_reordered_and_regrown_datasets_apart():
 def test_unknown_models_are_refused_at_training_and_at_loading(shop):
     with pytest.raises(ConfigError, match=r"no model 'oracle'; there are: ed2, fmlprec, caser, .*textknn"):
         workflow.train(shop / "shop", shop / "new", resolve(extra={"model": "oracle"}))
-    file = shop / "run/config.yaml"
-    file.write_text(file.read_text().replace("textknn", "oracle", 1))
+    for file in (shop / "run/config.yaml", shop / "run/environment.json"):
+        file.write_text(file.read_text().replace("textknn", "oracle", 1))
     with pytest.raises(RunError, match="'oracle'"):
         workflow.load(shop / "run")
 
@@ -252,3 +254,16 @@ def test_users_for_the_page_are_a_hit_one_further_down_and_a_miss(shop):
     chosen = telling_users(type(result)(ranks, result.top, result.users, result.targets, 0.0))
     assert chosen == [5, 3, 0]
     assert headline([{"NDCG@10": 0.1, "HR@10": 0.2, "HR@1": 0.3}])[0] == ("0.100", "NDCG@10 on the test items")
+
+
+def test_shares_of_the_tokens_and_tasks_that_are_off_are_told(tmp_path):
+    """Means over the entries of the log; the reasons are those of the run's facts."""
+    small.shop().save(tmp_path / "shop")
+    run = workflow.train(tmp_path / "shop", tmp_path / "run", small.small_settings("training.epochs=2"))
+    shares, *off = workflow.tasks_told(run)
+    found = {name: float(share) for name, share in re.findall(r"(\S+) ([\d.]+) %", shares.partition(": ")[2])}
+    assert shares.startswith("shares of the tokens: sequential ") and sum(found.values()) == pytest.approx(100, abs=0.5)
+    assert found["sequential"] >= 50 and found["title"] > 0
+    assert "task description is off: no item has a description" in off
+    popular = workflow.train(tmp_path / "shop", tmp_path / "popular", resolve(extra={"model": "popularity"}))
+    assert workflow.tasks_told(popular) == []

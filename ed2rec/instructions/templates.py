@@ -107,17 +107,10 @@ class Wording:
     @classmethod
     def of(cls, text: str, tokenizer: PreTrainedTokenizerFast, needs: Collection[str], answer: str) -> "Wording":
         """ConfigError where a slot is unknown, missing or doubled, or the answer does not come last."""
-        pieces = re.split(r"\{([^{}]*)\}", text)  # words, slot, words, slot, words
-        slots = pieces[1::2]
-        if sorted(slots) != sorted(needs) or slots[-1] != answer or pieces[-1].strip():
-            wanted = ", ".join(f"{{{slot}}}" for slot in needs)
-            raise ConfigError(
-                f"instruction {text!r} has the slots {', '.join(slots) or 'none'}: it needs {wanted}, once each, and "
-                f"must end with {{{answer}}}"
-            )
+        pieces = _pieces(text, needs, answer)
         parts: list[np.ndarray | str] = []
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        for words, slot in zip_longest(pieces[::2], slots):
+        for words, slot in zip_longest(pieces[::2], pieces[1::2]):
             ids = start + tokenizer(words.strip(), add_special_tokens=False)["input_ids"]
             start = []
             if ids:
@@ -141,6 +134,19 @@ class Wording:
         return self.parts[-1] == "history"
 
 
+def _pieces(text: str, needs: Collection[str], answer: str) -> list[str]:
+    """Words, slot, words, slot, …, words. ConfigError as `Wording.of`."""
+    pieces = re.split(r"\{([^{}]*)\}", text)
+    slots = pieces[1::2]
+    if sorted(slots) != sorted(needs) or slots[-1] != answer or pieces[-1].strip():
+        wanted = ", ".join(f"{{{slot}}}" for slot in needs)
+        raise ConfigError(
+            f"instruction {text!r} has the slots {', '.join(slots) or 'none'}: it needs {wanted}, once each, and "
+            f"must end with {{{answer}}}"
+        )
+    return pieces
+
+
 def wordings(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str] = SEQUENTIAL) -> list[Wording]:
     """Of the sequential task: open ones end with {history}, questions with {item}."""
     return [
@@ -162,8 +168,8 @@ def task_wordings(tokenizer: PreTrainedTokenizerFast, task: str, texts: Sequence
 def read_wordings(path: Path) -> dict[str, tuple[str, ...]]:
     """A prompt file: YAML, task → list of wordings, which take the place of ours.
 
-    Slots are checked where a tokenizer is at hand. ConfigError for a file that cannot be read, is no such mapping, or
-    names a task that does not exist.
+    ConfigError for a file that cannot be read, is no such mapping, names a task that does not exist, or has a wording
+    with other slots than its task's, whether that task will be on or not.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -176,4 +182,6 @@ def read_wordings(path: Path) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"prompt file {path} names the task {task!r}; there are {', '.join(FORMS)}")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ConfigError(f"prompt file {path}: {task} must be a list of at least one wording, each a text")
+        for text in texts:
+            _pieces(text, FORMS[task].needs, FORMS[task].needs[-1])
     return {task: tuple(texts) for task, texts in content.items()}

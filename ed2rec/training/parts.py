@@ -322,7 +322,7 @@ def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedToken
     if hasattr(llm.config, "attention_dropout"):
         llm.config.attention_dropout = settings.training.attention_dropout
         for module in llm.modules():
-            if hasattr(module, "attention_dropout"):
+            if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = settings.training.attention_dropout  # type: ignore[assignment]
     return prune_vocabulary(tokenizer, llm, texts) if b.prune_vocabulary else (tokenizer, llm)
 

@@ -84,6 +84,8 @@ def train_ed2(
     )
     batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
     schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes if moves(settings) else 0)
+    if moves(settings) and not schedule.refreshes:
+        progress("training", 0, batches.steps, "too few steps for the index to move: it is static")
     reached = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     history = processes.tell(lambda: History(workspace / "history.jsonl", reached))
     log = history.add if processes.first else _nothing

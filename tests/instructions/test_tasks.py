@@ -157,7 +157,7 @@ def test_a_prompt_file_with_a_fault_is_refused_in_one_line(content, says, tmp_pa
     file = tmp_path / "prompts.yaml"
     file.write_text(content)
     with pytest.raises(ConfigError, match=says or "it needs {item}, {title}, once each") as error:
-        task_wordings(TOKENIZER, "title", read_wordings(file)["title"])
+        read_wordings(file)
     assert "\n" not in str(error.value)
 
 

@@ -57,6 +57,7 @@ def test_a_full_device_is_one_line_with_the_settings_that_help(fault, tmp_path, 
     helps = re.findall(r"(?:training|backbone)\.\w+", said)
     assert helps == ["training.batch_tokens", "training.gradient_checkpointing", "backbone.lora_rank",
                      "backbone.load_in_4bit", "backbone.layers"]  # fmt: skip
+    assert "indexer.items" in said
     assert set(helps) <= {key for key, _, _ in explain()} and "\n" not in said
     assert ("Tried to allocate 2.50 GiB)" in said) == isinstance(fault, torch.OutOfMemoryError)
 
