@@ -223,6 +223,9 @@ def evaluate(
     rankings: Annotated[
         Path | None, typer.Option(metavar="FILE.parquet", help="Write every user's ranked items there.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page of metrics, curves and examples there.")
+    ] = None,
     k: Annotated[int, typer.Option(min=10, help="Length of the rankings.")] = 10,
     wordings: Annotated[int, typer.Option(min=1, help="Instructions to average the metrics over.")] = 1,
     ensemble: EnsembleOption = None,
@@ -234,15 +237,19 @@ def evaluate(
     \b
     Examples:
       ed2 evaluate runs/ml-100k --json metrics.json --rankings rankings.parquet
-      ed2 evaluate runs/ml-100k --wordings 4
+      ed2 evaluate runs/ml-100k --wordings 4 --report report.html
     """
     from ed2rec import terminal, workflow
     from ed2rec.files import check_file, replace_file
     from ed2rec.recommender import check_k
+    from ed2rec.report import check_report
+    from ed2rec.summary import write_page
 
     for file in (json, rankings):
         if file is not None and file != Path("-"):
             check_file(file)
+    if report is not None:
+        check_report(report)
     loaded = workflow.load(run, dataset)
     if k > 10:
         check_k(k, len(loaded.dataset.items))
@@ -262,6 +269,8 @@ def evaluate(
     if rankings is not None:
         with replace_file(rankings) as file:
             result.rankings(loaded.dataset.users["user_id"], loaded.dataset.items["item_id"]).write_parquet(file)
+    if report is not None:
+        write_page(report, loaded, row, result)
     if json == Path("-"):
         terminal.print_json(row)
         return

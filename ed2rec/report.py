@@ -110,11 +110,16 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = "".join(f"<th>{name}</th>" for name in REPORTED)
     return _section(
         "Accuracy",
-        "Leave-one-out on the test items. The whole catalogue is ranked for every user, and ties count against the "
-        "model. HR@k is the share of users whose next item is among the first k; NDCG@k also rewards a better place.",
+        f"Leave-one-out on the {tested(rows)} items. The whole catalogue is ranked for every user, and ties count "
+        "against the model. HR@k is the share of users whose next item is among the first k; NDCG@k also rewards a better place.",
         f'<div class="scroll"><table><thead><tr><th>model</th>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>",
     )
+
+
+def tested(rows: Sequence[Mapping[str, Any]]) -> str:
+    """ "validation" or "test": which items the rows are about."""
+    return "validation" if rows[0].get("split") == "valid" else "test"
 
 
 def _training(data: ReportData) -> str:

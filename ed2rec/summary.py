@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.errors import DataError
 from ed2rec.evaluation.ranking import Evaluation
 from ed2rec.indexers.contract import IndexTable
-from ed2rec.report import Example, ReportData
+from ed2rec.report import Example, ReportData, tested, write_report
 from ed2rec.workflow import LoadedRun, cases_of, items_of
 
 LOSSES = {
@@ -60,6 +61,13 @@ def summarise(
     )
 
 
+def write_page(path: Path, run: LoadedRun, row: Mapping[str, Any], result: Evaluation) -> None:
+    """The page of one run and one evaluation. row: the metrics of `result` with dataset, split and model."""
+    by_user = run.folder.settings.split == "leave-one-out"  # then case n is that of user n
+    examples = examples_of(run, row["split"], telling_users(result)) if by_user else []
+    write_report(path, summarise(run, [row], examples))
+
+
 def _first_codes(tables: Mapping[str, IndexTable], dataset: Dataset) -> CodeShares | None:
     """None for a model without index, or items without categories and brands."""
     if "items" not in tables:
@@ -73,7 +81,7 @@ def _first_codes(tables: Mapping[str, IndexTable], dataset: Dataset) -> CodeShar
 def headline(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The numbers at the head of the page, the comparison with the second row first."""
     first = rows[0]
-    figures = [(f"{first[name]:.3f}", f"{name} on the test items") for name in ("NDCG@10", "HR@10", "HR@1")]
+    figures = [(f"{first[name]:.3f}", f"{name} on the {tested(rows)} items") for name in ("NDCG@10", "HR@10", "HR@1")]
     if len(rows) > 1 and rows[1]["NDCG@10"] > 0:
         figures.insert(0, (f"{first['NDCG@10'] / rows[1]['NDCG@10']:.1f}×", f"the NDCG@10 of {rows[1]['model']}"))
     return figures

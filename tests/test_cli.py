@@ -219,6 +219,19 @@ def test_several_instructions_are_averaged_with_their_spread_or_asked_as_an_ense
     assert "choose either --wordings" in refused(ask("evaluate", "ed2", "--wordings", "2", "--ensemble", "2"))
 
 
+def test_a_run_of_any_model_gets_its_page(trained, ask):
+    """Churn beside validation for a dynamic index; a baseline has neither, and gets its metrics and examples."""
+    assert run_command(["train", "colours", "--model", "textknn", "--out", "near"]) == 0
+    for run, split in (("ed2", "valid"), ("near", "test")):
+        code, out, _ = ask("evaluate", run, "--split", split, "--report", f"{run}.html")
+        page = (trained / f"{run}.html").read_text()
+        assert code == 0 and "NDCG@10" in out and "taken next" in page
+        assert ("how much the index moved" in page) == (run == "ed2"), run
+    assert "NDCG@10 on the validation items" in (trained / "ed2.html").read_text()
+    (trained / "mine.html").write_text("mine")
+    assert "is not a report of ours" in refused(ask("evaluate", "near", "--report", "mine.html"))
+
+
 def test_a_collapsed_index_is_one_line_and_exit_2(trained, ask):
     Path("log.csv").write_text(
         "user_id,item_id,timestamp\n" + "".join(f"u{u},i{(u + n) % 9},{n}\n" for u in range(9) for n in range(5))
