@@ -111,7 +111,8 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     return _section(
         "Accuracy",
         f"Leave-one-out on the {tested(rows)} items. The whole catalogue is ranked for every user, and ties count "
-        "against the model. HR@k is the share of users whose next item is among the first k; NDCG@k also rewards a better place.",
+        "against the model. HR@k is the share of users whose next item is among the first k; NDCG@k also rewards a "
+        "better place.",
         f'<div class="scroll"><table><thead><tr><th>model</th>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>",
     )
