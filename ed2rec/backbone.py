@@ -138,6 +138,11 @@ def load_backbone(
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as problem:
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        if "scaled_dot_product_attention" in first:
+            raise BackboneError(
+                f"backbone {name!r} has no scaled-dot-product attention in transformers, which packed rows and a "
+                "shared cache need: choose a LLaMA, Mistral, Qwen, Phi, GPT-2, OPT or one of their kin"
+            ) from None
         raise BackboneError(
             f"backbone {name!r} cannot be loaded ({first}): give tiny, a folder with config.json or one .gguf file "
             "(`ed2 data fetch smollm2-135m --out DIR` makes one), or a Hugging Face name"

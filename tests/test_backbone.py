@@ -15,6 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -23,7 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
     modeling_gguf_pytorch_utils,
 )
-from worlds import tiny_gpt2, tiny_llama
+from worlds import tiny_gpt2, tiny_llama, word_tokenizer
 
 from ed2rec.adaptation import add_lora, four_bits, merge_lora
 from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, prune_vocabulary, untie
@@ -273,6 +277,33 @@ def test_the_arguments_of_four_bits_are_those_of_qlora(monkeypatch):
 def test_a_preset_that_leaves_the_backbone_open_says_what_to_set():
     with pytest.raises(ConfigError, match=r"backbone\.name is empty.* --set backbone\.name=backbones/smollm2-135m"):
         build_parts(shop(), resolve("paper"), lambda *_: None)
+
+
+def test_a_family_without_sdpa_attention_is_refused_with_others_to_choose(tmp_path):
+    tokenizer = word_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=8, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(BackboneError, match=r"no scaled-dot-product attention .*choose a LLaMA, Mistral"):
+        load_backbone(str(tmp_path))
+
+
+def test_a_family_whose_attention_dropout_is_a_module_can_be_a_backbone(tmp_path):
+    tokenizer = word_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    config = FalconConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    FalconForCausalLM(config).save_pretrained(tmp_path)
+    settings = small_settings(
+        f"backbone.name={tmp_path}", "backbone.prune_vocabulary=false", "tasks.share=0", "indexer.min_perplexity=0"
+    )
+    assert build_parts(shop(), settings, lambda *_: None).model.llm.config.model_type == "falcon"
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_a_hub(tmp_path):
+    for name in ("./backbones/none", str(tmp_path / "none"), "~/none"):
+        with pytest.raises(BackboneError, match=r"there is no folder .*ed2 data fetch smollm2-135m --out"):
+            load_backbone(name)
 
 
 # Pruning a byte-level BPE tokenizer and its model.
