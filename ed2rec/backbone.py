@@ -127,7 +127,8 @@ def load_backbone(
         if len(files) == 1 and not (folder / "config.json").exists():
             source["gguf_file"] = files[0].name
     elif name.startswith((".", "/", "~")):  # no hub has such names, and must not be asked
-        raise BackboneError(f"there is no folder {name}: `ed2 data fetch smollm2-135m --out {name}` makes one")
+        raise BackboneError(f"there is no folder {name}: give tiny, a folder of a model (`ed2 data fetch smollm2-135m "
+                            f"--out {name}` makes one), or a Hugging Face name")  # fmt: skip
     place = str(folder) if folder.is_dir() else name
     weights = four_bits(name) if four_bit else {}
     try:
