@@ -141,16 +141,25 @@ class Steps:
         )
 
     def epoch(self, data: Training, number: int, pretraining: bool) -> float:
-        """One pass over the targets; the mean loss of its batches, each before its step."""
+        """One pass over the targets; the mean loss of each, before its step.
+
+        A step's loss is that of its targets over the targets of a mean step. Batches hold histories of about one
+        length, so with a mean over each the targets of short histories would weigh several times those of long ones.
+        """
         device = next(self.model.parameters()).device
         torch.manual_seed(self.seed * 1_000_003 + number)  # dropout
         draw = torch.Generator().manual_seed(self.seed * 100_003 + number)
         self.model.train()
-        values = [self._take(batch.to(device), draw, pretraining) for batch in data.epoch(number)]
+        usual = data.targets / len(data)
+        values = [self._take(batch.to(device), draw, pretraining, usual) for batch in data.epoch(number)]
         return float(torch.stack(values).mean())  # read back once: a GPU need not wait after every step
 
-    def _take(self, batch: Sequences, draw: torch.Generator, pretraining: bool) -> Tensor:
-        value = self._pretraining(batch, draw) if pretraining else self._recommending(batch, draw)
+    def _take(self, batch: Sequences, draw: torch.Generator, pretraining: bool, usual: float) -> Tensor:
+        if pretraining:
+            value = self._pretraining(batch, draw)
+        else:
+            assert batch.targets is not None
+            value = self._recommending(batch, draw) * ((batch.targets < batch.catalogue).sum() / usual)
         self.optimiser.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)

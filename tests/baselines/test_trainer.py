@@ -11,6 +11,7 @@ from ed2rec.baselines import trainer
 from ed2rec.baselines.build import budget_of, fit_baseline
 from ed2rec.baselines.learned import Learned
 from ed2rec.baselines.losses import SAMPLED
+from ed2rec.baselines.sequences import Training
 from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import DataError, RunError
 from ed2rec.evaluation.metrics import reported
@@ -262,3 +263,22 @@ def test_weight_decay_reaches_the_optimiser(tmp_path, monkeypatch):
         trained(WORLD, settings_of("hgn", "lr=0.05", f"weight_decay={decay}"), tmp_path / str(decay))
     free, held = (weights["users.weight"].abs().max() for weights in (kept[1], kept[3]))
     assert held < 0.12 < free
+
+
+def test_every_target_weighs_the_same_in_however_long_a_history(tmp_path):
+    """Forty users with one target and four with twenty, in batches of about one length, and a model that is sure of one
+    item: with steps of no length, the loss of an epoch is the mean over all targets."""
+    lists = [[0, 1, 2, 3]] * 40 + [[(n + 2 * turn) % 44 for turn in range(23)] for n in range(4)]
+    log = dataset_of(lists, [f"item {n}" for n in range(44)])
+    settings = settings_of("hgn", "lr=1e-12", "batch=4", "max_history=30")
+    learned, parts = untrained(log, settings), leave_one_out(log.histories)
+    with torch.no_grad():
+        learned.model.out.bias[1] = 3.0
+    steps = trainer.Steps(learned, parts, budget_of(settings, torch.device("cpu")))
+    data, whole = (Training(parts.train, catalogue=44, longest=30, whole_rows=True, batch=batch, seed=0)
+                   for batch in (4, 99))  # fmt: skip
+    states, targets, _ = learned.model.supervised(next(whole.epoch(0)), torch.Generator())
+    table, bias = learned.model.output()
+    expected = float(torch.nn.functional.cross_entropy(states @ table.T + bias, targets))
+    assert len(targets) == data.targets == 40 + 4 * 20
+    assert steps.epoch(data, 0, False) == pytest.approx(expected, rel=1e-4)
