@@ -69,11 +69,11 @@ class ReportData:
 def check_report(path: Path) -> None:
     """ConfigError if a report must not be written there: it is a folder, or a file that is no report of ours."""
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder, where the report would go: choose another --out")
+        raise ConfigError(f"{path} is a folder, where the report would go: choose another place")
     if path.exists():
         with path.open("rb") as file:
             if GENERATOR not in file.read(2000):
-                raise ConfigError(f"{path} is not a report of ours, it is left alone: choose another --out")
+                raise ConfigError(f"{path} is not a report of ours, it is left alone: choose another place")
 
 
 def write_report(path: Path, data: ReportData) -> None:

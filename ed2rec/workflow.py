@@ -374,8 +374,8 @@ def cases_of(run: LoadedRun, which: str) -> Cases:
 
 def reference(folder: Path, dataset: Dataset, split: str = "leave-one-out") -> dict[str, Any]:
     """What a run keeps of its dataset: where it is, how large, and how to recognise it. split: the setting."""
-    counts = {"users": len(dataset.users), "items": len(dataset.items), "interactions": len(dataset.interactions)}
-    return {"path": str(folder.absolute()), "name": dataset.name, **counts, **fingerprint(dataset, split)}
+    place = {"path": str(folder.absolute()), "name": dataset.name}
+    return {**place, **dataset.counts(), **fingerprint(dataset, split)}
 
 
 def fingerprint(dataset: Dataset, split: str = "leave-one-out") -> dict[str, str]:

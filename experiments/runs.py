@@ -116,7 +116,7 @@ def ask(
         variants=list(variants),
         asked=given.variants or names,
         name=dataset.name,
-        counts={"users": len(dataset.users), "items": len(dataset.items), "interactions": len(dataset.interactions)},
+        counts=dataset.counts(),
         data=dataset.checksum(),
     )
 

@@ -45,7 +45,7 @@ from experiments.report import (
     paper,
     values,
     write,
-)  # fmt: skip
+)
 from experiments.runs import Request, Row, Variant, ask, by_variant, collect, command, run_folder
 
 RESULTS = "table1.jsonl"

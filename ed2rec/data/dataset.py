@@ -155,9 +155,10 @@ class Dataset:
 
     def stored_facts(self) -> dict[str, Any]:
         """`facts` with what dataset.json always says: format version, name, counts."""
-        return {"format_version": FORMAT_VERSION, "name": self.name, "counts": self._counts(), **_without(self.facts)}
+        return {"format_version": FORMAT_VERSION, "name": self.name, "counts": self.counts(), **_without(self.facts)}
 
-    def _counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
+        """How many users, items and interactions."""
         return {"users": len(self.users), "items": len(self.items), "interactions": len(self.interactions)}
 
     @classmethod
@@ -176,7 +177,7 @@ class Dataset:
         return loaded
 
     def _check(self, folder: Path) -> None:
-        expected, found = self.facts.get("counts"), self._counts()
+        expected, found = self.facts.get("counts"), self.counts()
         if expected != found:
             raise DataError(f"{folder} holds {found} but its dataset.json says {expected}. Run ed2 prepare again.")
         users, items = self.interactions["user"], self.interactions["item"]
