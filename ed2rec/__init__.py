@@ -13,13 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ed2rec.answers import recommend
     from ed2rec.config import Settings, resolve
     from ed2rec.data.dataset import Dataset, Histories
     from ed2rec.data.splits import leave_one_out
     from ed2rec.errors import Ed2Error
     from ed2rec.evaluation.ranking import evaluate
     from ed2rec.recommender import Recommendations, Recommender, Scorer
-    from ed2rec.workflow import evaluate_run, load, recommend, train
+    from ed2rec.workflow import evaluate_run, load, train
 
 __all__ = [
     "Dataset",
@@ -50,7 +51,7 @@ _HOME = {
     "evaluate_run": "workflow",
     "leave_one_out": "data.splits",
     "load": "workflow",
-    "recommend": "workflow",
+    "recommend": "answers",
     "resolve": "config",
     "train": "workflow",
 }

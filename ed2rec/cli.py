@@ -245,11 +245,11 @@ def evaluate(
     from ed2rec.report import check_report
     from ed2rec.summary import write_page
 
-    for file in (json, rankings):
-        if file is not None and file != Path("-"):
-            check_file(file)
     if report is not None:
         check_report(report)
+    for file in (json, rankings, report):
+        if file is not None and file != Path("-"):
+            check_file(file)
     loaded = workflow.load(run, dataset)
     if k > 10:
         check_k(k, len(loaded.dataset.items))
@@ -301,7 +301,7 @@ def recommend(
       ed2 recommend runs/ml-100k --query "space adventure" --user 196
       ed2 recommend runs/ml-100k --item 242
     """
-    from ed2rec import terminal, workflow
+    from ed2rec import answers, terminal, workflow
 
     if item is not None and (user, history, query, ensemble) != (None, None, None, None):
         raise ConfigError("--item lists users: give it alone, without --user, --history, --query and --ensemble")
@@ -311,10 +311,10 @@ def recommend(
     loaded = workflow.load(run, dataset)
     head = {"model": loaded.folder.model, "dataset": loaded.dataset.name}
     if item is not None:
-        found = workflow.likely_users(loaded, item, k)
+        found = answers.likely_users(loaded, item, k)
         terminal.print_json({**head, **found.as_dict()}) if json else terminal.print_likely_users(found.as_dict())
         return
-    answer = workflow.recommend(loaded, user_id=user, item_ids=item_ids, query=query, k=k, ensemble=ensemble)
+    answer = answers.recommend(loaded, user_id=user, item_ids=item_ids, query=query, k=k, ensemble=ensemble)
     if json:
         asked = {"user": user} if query is None else {"user": user, "query": query}
         terminal.print_json({**head, **asked, **answer.as_dict()})
@@ -342,9 +342,9 @@ def explain(
     Example:
       ed2 explain runs/ml-100k --user 196
     """
-    from ed2rec import terminal, workflow
+    from ed2rec import answers, terminal, workflow
 
-    found = workflow.explain(workflow.load(run, dataset), user, k, held_out=held_out)
+    found = answers.explain(workflow.load(run, dataset), user, k, held_out=held_out)
     terminal.print_json(found.as_dict()) if json else terminal.print_explanation(found.as_dict())
 
 

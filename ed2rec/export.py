@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ed2rec import runs, workflow
+from ed2rec import answers, runs, workflow
 from ed2rec.data.folders import check_replaceable, replace_folder
 from ed2rec.errors import RunError
 
@@ -88,7 +88,7 @@ def _write(run: workflow.LoadedRun, folder: Path) -> None:
 
     items = [
         {"item_id": item.item_id, "title": item.title, **spelled(row)}
-        for item, row in zip(workflow.items_of(dataset, range(len(index.items))), index.items, strict=True)
+        for item, row in zip(answers.items_of(dataset, range(len(index.items))), index.items, strict=True)
     ]
     _write_lines(folder / "items.jsonl", items)
     users = [
@@ -98,7 +98,7 @@ def _write(run: workflow.LoadedRun, folder: Path) -> None:
     if users:
         _write_lines(folder / "users.jsonl", users)
     user_id = dataset.users["user_id"][0]
-    answer = workflow.recommend(run, user_id=user_id, k=min(5, len(items)))
+    answer = answers.recommend(run, user_id=user_id, k=min(5, len(items)))
     asked = prompt(model.asked[0], before(0, dataset.histories[0][-model.max_history :]), index)
     by_id = {item["item_id"]: item for item in items}
     example = {

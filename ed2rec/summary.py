@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from ed2rec import inspection
+from ed2rec.answers import items_of
 from ed2rec.charts import CodeShares, Curve
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.errors import DataError
 from ed2rec.evaluation.ranking import Evaluation
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.report import Example, ReportData, tested, write_report
-from ed2rec.workflow import LoadedRun, cases_of, items_of
+from ed2rec.workflow import LoadedRun, cases_of
 
 LOSSES = {
     "loss_llm": "recommendation (Eq. 7)",

@@ -230,6 +230,7 @@ def test_a_run_of_any_model_gets_its_page(trained, ask):
     assert "NDCG@10 on the validation items" in (trained / "ed2.html").read_text()
     (trained / "mine.html").write_text("mine")
     assert "is not a report of ours" in refused(ask("evaluate", "near", "--report", "mine.html"))
+    assert "No such folder" in refused(ask("evaluate", "near", "--report", "absent/near.html"))
 
 
 def test_a_collapsed_index_is_one_line_and_exit_2(trained, ask):

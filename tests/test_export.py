@@ -10,7 +10,7 @@ import torch
 from small import shop, small_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ed2rec import workflow
+from ed2rec import answers, workflow
 from ed2rec.cli import run_command
 from ed2rec.config import resolve
 from ed2rec.errors import DataError, RunError
@@ -70,7 +70,7 @@ def test_transformers_alone_gives_every_item_the_score_that_the_run_gives_it(kin
             score += float(row[token] - over.logsumexp(-1))
         scores[item["item_id"]] = score
     run = workflow.load(path)
-    answer = workflow.recommend(run, user_id=example["user_id"], k=15)
+    answer = answers.recommend(run, user_id=example["user_id"], k=15)
     assert sorted(scores.values(), reverse=True) == pytest.approx(answer.scores, abs=1e-4)
     assert [scores[item.item_id] for item in answer.items] == pytest.approx(answer.scores, abs=1e-4)
     for shown in example["answers"]:  # of a narrow beam: perhaps not the best, but with their true scores

@@ -21,7 +21,7 @@ instructions decoding
 regulator model
 runs generative telling training
 baselines
-workflow
+workflow answers
 trials
 tuning
 charts report inspection doctor export

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import TOPICS, shop, small_settings
 
-from ed2rec import workflow
+from ed2rec import answers, workflow
 from ed2rec.cli import run_command
 from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import ConfigError, RunError, UnknownEntity
@@ -32,7 +32,7 @@ def run(place):
 
 @pytest.fixture(scope="module")
 def teller(run) -> Teller:
-    return workflow.tell(run)
+    return answers.tell(run)
 
 
 def topic_of(item: int) -> int:
@@ -81,7 +81,7 @@ def test_users_who_took_an_item_are_named_after_two_of_them(tmp_path):
     named, all_pairs = [], [item in train[user] for user in range(45) for item in range(15)]
     for item in range(15):
         takers = np.array([user for user in range(45) if item in train[user]][:2])
-        found = workflow.tell(run).users_for(item, takers, 5).items[0].tolist()
+        found = answers.tell(run).users_for(item, takers, 5).items[0].tolist()
         assert not set(found) & set(takers.tolist()) and len(set(found)) == 5
         named += [item in train[user] for user in found]
     assert np.mean(all_pairs) < 0.3 and np.mean(named) > 0.45
@@ -89,7 +89,7 @@ def test_users_who_took_an_item_are_named_after_two_of_them(tmp_path):
 
 def test_the_likely_users_of_an_item_do_not_have_it_yet(run):
     for item in (2, 7, 12):
-        found = workflow.likely_users(run, f"i{item}", k=5)
+        found = answers.likely_users(run, f"i{item}", k=5)
         numbers = [int(user[1:]) for user in found.users]
         assert len(set(numbers)) == 5 and found.scores == sorted(found.scores, reverse=True)
         assert all(item not in run.dataset.histories[user] for user in numbers)
@@ -97,13 +97,13 @@ def test_the_likely_users_of_an_item_do_not_have_it_yet(run):
 
 
 def test_an_explanation_holds_the_target_out_and_marks_it(run):
-    found = workflow.explain(run, "u4", k=5, held_out=True)
+    found = answers.explain(run, "u4", k=5, held_out=True)
     history = [int(item.item_id[1:]) for item in found.answer.history]
     assert history == run.dataset.histories[4][:-1].tolist()
     assert found.target is not None and found.target.item_id == f"i{run.dataset.histories[4][-1]}"
     row = found.as_dict()["recommendations"][0]
     assert row.keys() == {"rank", "item_id", "title", "score", "written_title"} and found.preference and found.comment
-    assert workflow.explain(run, "u4", k=2).target is None
+    assert answers.explain(run, "u4", k=2).target is None
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_a_run_that_was_not_trained_on_a_task_says_so(tmp_path):
     workflow.train(tmp_path / "shop", tmp_path / "run", small_settings("training.epochs=1", 'tasks.use=["comment"]'))
     run = workflow.load(tmp_path / "run")
     with pytest.raises(RunError, match=r"not trained on the task query \(it was on: comment\)"):
-        workflow.recommend(run, query="guitar")
+        answers.recommend(run, query="guitar")
     with pytest.raises(RunError, match="neither titles nor preferences"):
-        workflow.explain(run, "u1")
+        answers.explain(run, "u1")
 
 
 def test_a_model_without_an_llm_cannot_be_asked_in_words(tmp_path):
@@ -151,8 +151,8 @@ def test_a_model_without_an_llm_cannot_be_asked_in_words(tmp_path):
     workflow.train(tmp_path / "shop", tmp_path / "run", resolve(extra={"model": "popularity"}))
     run = workflow.load(tmp_path / "run")
     with pytest.raises(RunError, match="popularity run: only an ed2 run"):
-        workflow.recommend(run, query="guitar")
+        answers.recommend(run, query="guitar")
     with pytest.raises(UnknownEntity):
-        workflow.likely_users(run, "i999")
+        answers.likely_users(run, "i999")
     with pytest.raises(ConfigError, match="either a user or a history"):
-        workflow.recommend(run, user_id="u1", item_ids=["i1"])
+        answers.recommend(run, user_id="u1", item_ids=["i1"])

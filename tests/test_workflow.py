@@ -8,7 +8,7 @@ import pytest
 import small
 from shops import checkerboard, dataset_of
 
-from ed2rec import workflow
+from ed2rec import answers, workflow
 from ed2rec.config import resolve
 from ed2rec.data.dataset import Dataset
 from ed2rec.errors import ConfigError, DataError, RunError, UnknownEntity
@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_in_training_is_one_line_and_costs_neither_checkpoi
 
 def test_a_user_gets_items_after_everything_the_user_has_taken(shop):
     run = workflow.load(shop / "run")
-    answer = workflow.recommend(run, user_id="u4", k=3)
+    answer = answers.recommend(run, user_id="u4", k=3)
     assert [item.item_id for item in answer.history] == [f"i{n}" for n in run.dataset.histories[4]]
     assert len(answer.items) == 3 and answer.scores == sorted(answer.scores, reverse=True)
     assert answer.as_dict()["recommendations"][0] == {
@@ -123,21 +123,21 @@ def test_a_user_gets_items_after_everything_the_user_has_taken(shop):
 
 
 def test_a_history_of_somebody_unknown_is_answered_in_kind(shop):
-    answer = workflow.recommend(workflow.load(shop / "run"), item_ids=["i0", "i3"], k=2)
+    answer = answers.recommend(workflow.load(shop / "run"), item_ids=["i0", "i3"], k=2)
     assert all(item.title.startswith("colour-0") for item in answer.items)
 
 
 def test_questions_that_cannot_be_answered(shop):
     run = workflow.load(shop / "run")
     with pytest.raises(UnknownEntity, match="'u99'"):
-        workflow.recommend(run, user_id="u99")
+        answers.recommend(run, user_id="u99")
     with pytest.raises(UnknownEntity, match="'nothing'"):
-        workflow.recommend(run, item_ids=["i1", "nothing"])
+        answers.recommend(run, item_ids=["i1", "nothing"])
     with pytest.raises(ConfigError, match="choose k between 1 and 18"):
-        workflow.recommend(run, user_id="u1", k=19)
+        answers.recommend(run, user_id="u1", k=19)
     for both_or_none in ({"user_id": "u1", "item_ids": ["i1"]}, {}):
         with pytest.raises(ConfigError, match="either a user or a history"):
-            workflow.recommend(run, **both_or_none)
+            answers.recommend(run, **both_or_none)
 
 
 def test_a_dataset_that_has_moved_is_found_again_and_another_one_is_refused(shop):
@@ -156,7 +156,7 @@ def test_a_log_that_has_grown_may_be_asked_but_not_evaluated(shop):
     lists[0].append(1)
     dataset_of(lists, checkerboard().items["title"].to_list()).save(shop / "grown")
     run = workflow.load(shop / "run", shop / "grown")
-    assert workflow.recommend(run, user_id="u0", k=1).history[-1].item_id == "i1"
+    assert answers.recommend(run, user_id="u0", k=1).history[-1].item_id == "i1"
     with pytest.raises(DataError, match="other interactions"):
         workflow.evaluate_run(run)
 
@@ -216,14 +216,14 @@ def test_an_ensemble_ranks_once_by_the_mean_over_as_many_wordings_as_asked(tmp_p
     np.testing.assert_array_equal(alone.top.items, workflow.evaluate_run(asked).top.items)
     assert both.ranks.tolist() == [2, 2, 2], "items 0 and 100 are equally likely, which counts against the target"
     assert both.per_instruction == () and both.top.scores[0, 0] == pytest.approx(np.log(1 / 2))
-    answer = workflow.recommend(asked, user_id="u0", k=4, ensemble=2)
+    answer = answers.recommend(asked, user_id="u0", k=4, ensemble=2)
     assert [item.item_id for item in answer.items] == ["i0", "i100", "i1", "i101"]
     with pytest.raises(ConfigError, match="3 wordings, but the model has 1 to 2"):
         workflow.evaluate_run(asked, ensemble=3)
     with pytest.raises(ConfigError, match="choose either --wordings"):
         workflow.evaluate_run(asked, ensemble=2, wordings=2)
     with pytest.raises(ConfigError, match="popularity asks in no wordings"):
-        workflow.recommend(run, user_id="u0", ensemble=2)
+        answers.recommend(run, user_id="u0", ensemble=2)
 
 
 def test_a_summary_holds_the_run_the_comparison_and_both_hits_and_misses(shop):
