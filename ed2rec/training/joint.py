@@ -129,6 +129,7 @@ class JointTrainer(Trainer):
                 ],
                 betas=(args.adam_beta1, args.adam_beta2),
                 eps=args.adam_epsilon,
+                fused=True,  # a tenth of a small step less on a CPU
             )
         return self.optimizer
 
