@@ -42,7 +42,7 @@ from ed2rec.evaluation.metrics import reported
 SIZES: dict[str, Any] = {
     "width": 64, "layers": 2, "heads": 2, "inner": 256, "hidden": 128, "longest": 50, "dropout": 0.5,
 }  # fmt: skip
-BATCH = 128  # histories in one of our steps; the peers get as many next items
+BATCH = 128  # histories in one of our steps; a row per target, the peers' and our BERT4Rec's, has as many next items
 SAMPLES = 2_048  # negatives of Cornac's softmax, its default, at most the catalogue
 HOW = "only ours was measured; python -m venv peers, fill it as docs/benchmarks.md says, add --peers peers/bin/python"
 
@@ -95,7 +95,7 @@ def compare(name: str, histories: Histories, items: int, log: Path, python: Path
     try:
         if python is not None:
             given = {**SIZES, "samples": min(SAMPLES, items), "threads": torch.get_num_threads(),
-                     "batch": max(2, round(BATCH * ours.next_items / len(histories)))}  # fmt: skip
+                     "batch": ours.rows_per_step}  # fmt: skip
             for peer in peers.NEEDED:
                 tools[peer] = Theirs(python, peer, name, log, given)
         for turn in range(rounds + 1):
@@ -128,12 +128,14 @@ class Ours:
         torch.manual_seed(0)
         self.split, model = leave_one_out(histories), model_of(name, items)
         self.learned = Learned(model, items, len(histories), SIZES["longest"])
-        budget = Budget(epochs=1, batch=BATCH, lr=1e-3, weight_decay=0.0, loss="softmax", negatives=None, patience=1,
+        self.next_items = int(np.maximum(self.split.train.lengths - 1, 0).sum())
+        self.rows_per_step = max(2, round(BATCH * self.next_items / len(histories)))  # where a row has one next item
+        batch = BATCH if model.every_position else self.rows_per_step
+        budget = Budget(epochs=1, batch=batch, lr=1e-3, weight_decay=0.0, loss="softmax", negatives=None, patience=1,
                         pretraining=0, bf16=False, seed=0)  # fmt: skip
         self.steps = Steps(self.learned, self.split, budget)
         self.data = Training(self.split.train, catalogue=items, longest=SIZES["longest"],
-                             whole_rows=model.every_position, batch=BATCH, seed=0)  # fmt: skip
-        self.next_items = int(np.maximum(self.split.train.lengths - 1, 0).sum())
+                             whole_rows=model.every_position, batch=batch, seed=0)  # fmt: skip
         self.epoch = self.targets = 0
         self.supervised, model.supervised = model.supervised, self._counted  # type: ignore[method-assign]
 
