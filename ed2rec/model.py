@@ -139,6 +139,7 @@ class JointModel(nn.Module):
         self.gradient, self.reconstruction, self.align = gradient, reconstruction, align
         self.bos, self.dtype = bos, dtype
         self.share: Share | None = None  # none: all rows
+        self._tables: list[IndexTable] | None = None  # those whose token ids `_ids` are
         self.moving = True  # whether the generators learn; the frozen tail and a static index set it to False
         for part in _residual_parts(llm):
             part.register_forward_hook(self._drop)
@@ -149,12 +150,15 @@ class JointModel(nn.Module):
             yield self.users
 
     def index_tokens(self) -> IndexTokens:
-        """The tables' token ids now."""
-        items = self.vocabulary.token_ids("item", self.items.table)
-        users = np.zeros((0, 0), np.int64)
-        if self.users is not None:
-            users = self.vocabulary.token_ids("user", self.users.table)
-        return IndexTokens(items, users, self.vocabulary.unknown_user)
+        """The tables' token ids now: made when a table is new, not for every batch that asks."""
+        tables = [branch.table for branch in self.branches()]
+        if self._tables is None or any(old is not new for old, new in zip(self._tables, tables, strict=True)):
+            users = np.zeros((0, 0), np.int64)
+            if self.users is not None:
+                users = self.vocabulary.token_ids("user", self.users.table)
+            items = self.vocabulary.token_ids("item", self.items.table)
+            self._tables, self._ids = tables, IndexTokens(items, users, self.vocabulary.unknown_user)
+        return self._ids
 
     def freeze_index(self) -> None:
         """From here on the tables and the generators stay as they are."""

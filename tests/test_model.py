@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ed2rec.adaptation import keep_less
 from ed2rec.decoding import constrained_beam_search, exact_scores
+from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import ITEM, USER, Batch, prompt
 from ed2rec.instructions.sequential import before
 from ed2rec.model import JointOutput
@@ -463,3 +464,13 @@ def test_the_table_of_a_branch_decides_its_tokens():
     items.table = moved
     np.testing.assert_array_equal(world.index.items, before[::-1])
     assert torch.equal(items.codes, torch.as_tensor(moved.codes.copy()).long())
+
+
+def test_the_token_ids_are_those_of_the_tables_now_and_made_once_for_each():
+    model = joint_world().model
+    before = model.index_tokens()
+    assert model.index_tokens() is before
+    table = model.items.table
+    model.items.table = IndexTable(table.codes[::-1], table.suffix[::-1], table.sizes, table.version + 1)
+    assert (model.index_tokens().items == before.items[::-1]).all()
+    assert (model.index_tokens().users == before.users).all()
