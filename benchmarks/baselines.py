@@ -253,7 +253,11 @@ def _growth(name: str, users: int, items: int) -> int:
 
 
 def _peak() -> int:
-    """Bytes held at most so far."""
+    """Bytes held at most so far. A process of Linux inherits ru_maxrss from the one that started it, VmHWM not."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

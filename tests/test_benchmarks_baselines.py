@@ -127,3 +127,11 @@ def test_histories_as_long_as_those_of_games_have_its_lengths():
     share = np.bincount(lengths, minlength=61)[3:40] / 20_000
     assert np.abs(share - np.array(GAMES[:-1]) / sum(GAMES)).max() < 0.015
     assert set(lengths[lengths >= 40]) == {60}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems' peaks are told by getrusage")
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it():
+    ballast = np.ones(3 * 2**27, np.uint8)  # 384 MiB, all touched
+    alone = "from benchmarks.baselines import _peak; print(_peak())"
+    peak = int(subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, check=True).stdout)
+    assert ballast.nbytes < baselines._peak() - 2**27 and peak < baselines._peak() - 2**28
