@@ -15,7 +15,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ed2rec.adaptation import memory_errors_explained
 from ed2rec.backbone import quiet_libraries
-from ed2rec.data.dataset import Dataset
+from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import Cases, leave_one_out
 from ed2rec.errors import ConfigError, IndexCollapse
 from ed2rec.evaluation.ranking import evaluate
@@ -28,15 +28,11 @@ from ed2rec.instructions.tasks import Mixture
 from ed2rec.model import Branch, JointModel
 from ed2rec.runs import Trained
 from ed2rec.settings import Settings
-from ed2rec.training.branches import (
-    Progress,
-    moves,
-    surveyed,
-)
+from ed2rec.training.branches import Progress, moves, surveyed
 from ed2rec.training.callbacks import MoveIndex, Tell, Validate
 from ed2rec.training.history import History
 from ed2rec.training.joint import JointArguments, JointTrainer
-from ed2rec.training.parts import build_parts, reads_of, recommender, write
+from ed2rec.training.parts import Parts, build_parts, reads_of, recommender, write
 from ed2rec.training.processes import Processes
 from ed2rec.training.schedule import IndexSchedule, check_shares
 from ed2rec.training.workspace import clear, go_on_from, record_of
@@ -67,59 +63,27 @@ def train_ed2(
     _agree(model, processes)
     if checkpoint is None:  # from here on, and no earlier: all settings have turned out to be good
         processes.tell(lambda: clear(workspace, record))
-    plan = SequentialPlan(
-        split.train,
-        parts.asked,
-        user_reads=reads_of(split.train.lengths, settings) if settings.indexer.user_reads == "half" else None,
-        has_users=model.users is not None,
-        max_history=settings.data.max_history,
-        user_dropout=t.user_dropout,
-        dense=t.dense,
-        neighbours=nearest(model.items.embeddings, known=_known(model.items)) if t.neighbours else None,
-        walks=t.neighbours,
-    )
-    mixture = Mixture(plan, parts.tasks, settings.tasks.share, model.index_tokens().lengths())
-    batches = PackedBatches(
-        mixture, model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
-    )
-    batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
+    mixture = _mixture(split.train, parts, settings)
+    batches = _batches(mixture, parts, settings)
     schedule = IndexSchedule.of(batches.steps, t.fixed_start, t.frozen_tail, t.refreshes if moves(settings) else 0)
     if moves(settings) and not schedule.refreshes:
         progress("training", 0, batches.steps, "too few steps for the index to move: it is static")
     reached = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     history = processes.tell(lambda: History(workspace / "history.jsonl", reached))
     log = history.add if processes.first else _nothing
-    cases = _some(split.valid, t.validation_users)
-
-    def measure() -> dict[str, float]:
-        mine = _every(cases, processes.rank, processes.count)
-        found = evaluate(recommender(parts, settings), mine, k=10).metrics if len(mine) else {}
-        return processes.mean(found, len(mine))
-
     points = {round(batches.steps * (i + 1) / t.validations) for i in range(t.validations)} | {batches.steps}
     final = round((1 - t.frozen_tail) * batches.steps)  # the same for a static index, so that both choose alike
     before = [entry["valid"]["NDCG@10"] for entry in history.entries if "valid" in entry and entry["step"] >= final]
-    trainer = JointTrainer(
-        model,
-        _arguments(settings, workspace, batches.steps, model),
-        batches,
-        [
-            MoveIndex(
-                model,
-                schedule,
-                t.margin,
-                t.max_share,
-                settings.indexer.separate,
-                log,
-                settings.indexer.min_perplexity,
-                parts.reread,
-                _agreed(parts.anew, model, processes),
-            ),
-            Validate(model, measure, points, workspace, log, final, max(before, default=-1.0), watch),
-            Tell(progress if processes.first else _nothing, log),
-        ],
-        mixture.names,
-    )
+    measure = _measure(split.valid, parts, settings, processes)
+    anew = _agreed(parts.anew, model, processes)
+    floor = settings.indexer.min_perplexity
+    callbacks = [
+        MoveIndex(model, schedule, t.margin, t.max_share, settings.indexer.separate, log, floor, parts.reread, anew),
+        Validate(model, measure, points, workspace, log, final, max(before, default=-1.0), watch),
+        Tell(progress if processes.first else _nothing, log),
+    ]
+    arguments = _arguments(settings, workspace, batches.steps, model)
+    trainer = JointTrainer(model, arguments, batches, callbacks, mixture.names)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except IndexCollapse:  # it would collapse again from any of these checkpoints
@@ -128,6 +92,45 @@ def train_ed2(
     parts.facts["generators"]["end"] = surveyed(model)
     metrics = {"facts": parts.facts, "history": history.entries, "steps": batches.steps}
     return Trained(metrics, lambda folder: write(folder, dataset, parts))
+
+
+def _mixture(train: Histories, parts: Parts, settings: Settings) -> Mixture:
+    """Every task's examples: the histories, the walks of the similarity task, and the tasks of words."""
+    model, t = parts.model, settings.training
+    plan = SequentialPlan(
+        train,
+        parts.asked,
+        user_reads=reads_of(train.lengths, settings) if settings.indexer.user_reads == "half" else None,
+        has_users=model.users is not None,
+        max_history=settings.data.max_history,
+        user_dropout=t.user_dropout,
+        dense=t.dense,
+        neighbours=nearest(model.items.embeddings, known=_known(model.items)) if t.neighbours else None,
+        walks=t.neighbours,
+    )
+    return Mixture(plan, parts.tasks, settings.tasks.share, model.index_tokens().lengths())
+
+
+def _batches(mixture: Mixture, parts: Parts, settings: Settings) -> PackedBatches:
+    """As many of them as the epochs have."""
+    t = settings.training
+    batches = PackedBatches(
+        mixture, parts.model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
+    )
+    batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
+    return batches
+
+
+def _measure(valid: Cases, parts: Parts, settings: Settings, processes: Processes) -> Callable[[], dict[str, float]]:
+    """Metrics of the first `training.validation_users` cases, of which every process ranks its part."""
+    cases = _rows(valid, np.arange(min(settings.training.validation_users, len(valid))))
+    mine = _rows(cases, np.arange(processes.rank, len(cases), processes.count))
+
+    def measure() -> dict[str, float]:
+        found = evaluate(recommender(parts, settings), mine, k=10).metrics if len(mine) else {}
+        return processes.mean(found, len(mine))
+
+    return measure
 
 
 def _check(settings: Settings) -> None:
@@ -182,14 +185,6 @@ def _agreed(anew: Callable[[], Churn] | None, model: JointModel, processes: Proc
 
 def _known(branch: Branch) -> np.ndarray:
     return (branch.teacher.abs().sum(1) > 0).cpu().numpy()
-
-
-def _some(cases: Cases, count: int) -> Cases:
-    return _rows(cases, np.arange(min(count, len(cases))))
-
-
-def _every(cases: Cases, first: int, step: int) -> Cases:
-    return _rows(cases, np.arange(first, len(cases), step))
 
 
 def _rows(cases: Cases, rows: np.ndarray) -> Cases:
