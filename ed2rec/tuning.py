@@ -7,8 +7,10 @@
 
 Trial 0 is the start (the model's preset), so that a search is never worse than it. Each later one is what a
 tree-structured Parzen estimator asks for, never the same twice; it is given up where its best validation NDCG@10 is
-below the median of those before it at the same point. What is drawn follows from seed and number alone, so a search
-that was interrupted goes on as if it had not been, but for the trial that it was in, which is tried again.
+below the median of those before it at the same point, but no baseline's before it has had as many epochs as the best
+so far had in all: a small learning rate has the time that a large one had. What is drawn follows from seed and number
+alone, so a search that was interrupted goes on as if it had not been, but for the trial that it was in, which is tried
+again.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def tune(
     fresh = trials.open_folder(out, trials.record(dataset, start, space), resume)
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / trials.STUDY))),
-        study_name=start.model, direction="maximize", load_if_exists=True, pruner=_pruner(start),
+        study_name=start.model, direction="maximize", load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM),
     )  # fmt: skip
     search = _Searching(dataset, out, start, space, study, progress)
     exhausted = False
@@ -143,7 +146,7 @@ class _Searching:
         """The trial in the queue: trained, measured, and written down before the study is told."""
         trial = self.study.ask(_distributions(self.space))
         settings, workspace = changed(self.start, trial.params), self.out / "training"
-        watch = _Watch(trial, settings, trial.params != self.first, limit.left(self.rows))
+        watch = _Watch(trial, settings, self._grace(settings), limit.left(self.rows))
         row: Row = {"number": trial.number, "state": "complete", "values": trial.params}
         started = perf_counter()
         try:
@@ -158,6 +161,16 @@ class _Searching:
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
         self._add(row | {"seconds": round(perf_counter() - started, 3)})
+
+    def _grace(self, settings: Settings) -> float:
+        """Validations that a trial has before it may be given up: half of an ed2 training, whose length is set; of a
+        baseline's, which stops by itself, all that the best one so far had. The first trial is never given up."""
+        if not self.rows:
+            return float("inf")
+        if settings.model == "ed2":
+            return settings.training.validations // 2
+        best = best_of(self.rows)
+        return best["epochs"] - _before(settings) if best else settings.baseline.patience
 
     def _named(self, number: int, watch: _Watch) -> workflow.Progress:
         def report(stage: str, done: int, total: int, note: str = "") -> None:
@@ -198,9 +211,9 @@ class _Watch:
     Epochs of pre-training do not count, so that trials with more and with less of it are compared at the same point.
     """
 
-    def __init__(self, trial: Any, settings: Settings, may_prune: bool, seconds: float) -> None:
-        self.trial, self.may_prune, self.until = trial, may_prune, perf_counter() + seconds
-        self.before = settings.s3rec.pretraining if settings.model == "s3rec" else 0
+    def __init__(self, trial: Any, settings: Settings, grace: float, seconds: float) -> None:
+        self.trial, self.grace, self.until = trial, grace, perf_counter() + seconds
+        self.before = _before(settings)
         self.share = settings.training.epochs / max(settings.training.validations, 1) if settings.model == "ed2" else 1
         self.step, self.best = 0, -1.0
 
@@ -209,7 +222,7 @@ class _Watch:
         self.trial.report(self.best, step - self.before)
         if perf_counter() >= self.until:
             raise _OutOfTime
-        if self.may_prune and self.trial.should_prune():
+        if step - self.before >= self.grace and self.trial.should_prune():
             raise _optuna().TrialPruned
 
     def unheard(self) -> None:
@@ -233,10 +246,9 @@ def _distributions(space: Space) -> dict[str, Any]:
     return {key: of(values) for key, values in space.items()}
 
 
-def _pruner(start: Settings) -> Any:
-    """Not before a trial has had time to learn: small learning rates begin slowly."""
-    grace = start.training.validations // 2 if start.model == "ed2" else start.baseline.patience
-    return _optuna().pruners.MedianPruner(n_startup_trials=RANDOM, n_warmup_steps=grace)
+def _before(settings: Settings) -> int:
+    """Epochs of pre-training, which validate nothing."""
+    return settings.s3rec.pretraining if settings.model == "s3rec" else 0
 
 
 def _optuna() -> Any:
