@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ed2rec.environment import memory_gib
 from ed2rec.errors import BackboneError, ConfigError
 
 ALL_LINEAR = "all-linear"  # every linear layer but the head, in the words of peft
@@ -94,14 +95,31 @@ def four_bits(name: str) -> dict[str, Any]:
     return {"quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
 
 
+def check_room(index_tokens: int, llm: PreTrainedModel, device: torch.device) -> None:
+    """ConfigError where the rows of the index tokens alone are more than the device holds: in embedding and head the
+    weights, their gradients and AdamW's two moments."""
+    width: int = llm.get_input_embeddings().embedding_dim  # type: ignore[assignment]
+    needed = 2 * 4 * index_tokens * width * 4 / 2**30
+    if device.type == "cuda":
+        whole: float | None = torch.cuda.mem_get_info(device)[1] / 2**30
+    else:
+        whole = memory_gib()
+    if whole is not None and needed > whole:
+        raise ConfigError(
+            f"{index_tokens:,} index tokens of width {width} take {needed:,.0f} GiB in training, and {device} has "
+            f"{whole:,.0f} GiB: give fewer codes a level in indexer.items or indexer.users, and more levels"
+        )
+
+
 @contextmanager
 def memory_errors_explained() -> Iterator[None]:
     """A device that is full is one line about what to change: ConfigError."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU that refuses raises the plain kind
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, and so is a CPU's refusal
         text = " ".join(str(error).split())
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+        if not full:
             raise
         reason = shorten(text.partition(". GPU")[0], 200, placeholder=" …")
         raise ConfigError(

@@ -188,13 +188,12 @@ def tune(
       ed2 tune datasets/games --model fmlprec --out tuned/fmlprec --trials 40 --minutes 60 --resume
       ed2 tune datasets/games --model ed2 --preset small --out tuned/ed2 --set training.epochs=6
     """
-    from ed2rec import terminal, workflow
+    from ed2rec import terminal
     from ed2rec.config import for_model, keys_set, resolve
     from ed2rec.spaces import space_of
     from ed2rec.trials import BEST, Limit, spent
     from ed2rec.tuning import tune as search
 
-    workflow.check_model(model)
     start = resolve(for_model(model, preset, None, set_ or ()), set_ or (), extra={"model": model, "seed": seed})
     space = space_of(model, keys_set(set_ or (), model))
     command = ["ed2", "tune", _portable(dataset), "--model", model, "--out", _portable(out), "--trials", str(trials)]
@@ -240,6 +239,7 @@ def evaluate(
       ed2 evaluate runs/ml-100k --wordings 4 --report report.html
     """
     from ed2rec import terminal, workflow
+    from ed2rec.evaluation.ranking import conditions
     from ed2rec.files import check_file, replace_file
     from ed2rec.recommender import check_k
     from ed2rec.report import check_report
@@ -258,14 +258,7 @@ def evaluate(
             loaded, split.value, k=k, wordings=wordings, ensemble=ensemble, exclude_history=exclude_history,
             progress=progress,
         )  # fmt: skip
-    row = result.row(loaded.dataset.name, split.value, loaded.folder.model)
-    title = f"{row['dataset']}, {split.value}, {row['users']:,} users"
-    if loaded.folder.settings.split != "leave-one-out":
-        row["protocol"] = loaded.folder.settings.split
-        title += f", split by {row['protocol']}"
-    if ensemble is not None:
-        row["ensemble"] = ensemble
-        title += f", mean probability over {ensemble} instructions"
+    row = workflow.metrics_row(loaded, split.value, result, ensemble=ensemble, exclude_history=exclude_history)
     if rankings is not None:
         with replace_file(rankings) as file:
             result.rankings(loaded.dataset.users["user_id"], loaded.dataset.items["item_id"]).write_parquet(file)
@@ -277,7 +270,7 @@ def evaluate(
     if json is not None:
         with replace_file(json) as file:
             file.write_text(terminal.as_json(row), encoding="utf-8")
-    terminal.print_metrics([row], title)
+    terminal.print_metrics([row], ", ".join([row["dataset"], split.value, f"{row['users']:,} users", *conditions(row)]))
 
 
 @app.command()

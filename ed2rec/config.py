@@ -25,11 +25,12 @@ from ed2rec.errors import ConfigError
 from ed2rec.settings import Settings
 
 __all__ = [
-    "Settings", "as_preset", "changed", "differences", "explain", "for_model", "keys_set", "nearest", "preset_names",
-    "presets", "resolve", "what_is_read",
+    "MODELS", "Settings", "as_preset", "changed", "check_model", "differences", "explain", "for_model", "keys_set",
+    "nearest", "preset_names", "presets", "resolve", "what_is_read",
 ]  # fmt: skip
 
 PRESETS = Path(__file__).parent / "presets"
+MODELS = ("ed2", *LEARNED, *FLOORS)
 OF_MACHINES = ("device", "bf16", "report_to", "cache")
 
 
@@ -103,6 +104,7 @@ def for_model(
     if model and in_set and in_set != model:
         raise ConfigError(f"--set model={in_set} is another model than --model {model}: leave one of the two out")
     wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
+    check_model(wanted)
     for name, of in named:
         if of != wanted:
             raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")
@@ -117,6 +119,12 @@ def for_model(
         if other := [key for key in values if not _reads(wanted, key)]:
             raise ConfigError(f"preset {name} sets {other[0]}, which {wanted} does not have: leave the preset out")
     return [wanted, *given]
+
+
+def check_model(model: str) -> None:
+    """ConfigError for a name that is no model's."""
+    if model not in MODELS:
+        raise ConfigError(f"no model {model!r}{nearest(model, MODELS)}; there are: {', '.join(MODELS)}")
 
 
 def presets() -> list[str]:

@@ -51,7 +51,7 @@ def hardware() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": _memory(),
+        "memory_gib": memory_gib(),
         "accelerators": accelerators() if "torch" in sys.modules else [],
     }
 
@@ -99,7 +99,7 @@ def _cpuinfo(field: str) -> str | None:
     return None
 
 
-def _memory() -> float | None:
+def memory_gib() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (ValueError, OSError, AttributeError):

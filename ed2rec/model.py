@@ -36,7 +36,7 @@ class Branch(nn.Module):
     indexer     makes the codes; where it learns along (HVQAE), `quantiser` is the same object
     embeddings  (K, E) what the indexer reads (X_T, whitened; behaviour beside it once it `learns`)
     serving     (K, E) what it reads for recommending, where that is more than training may show (users)
-    rereads     the texts are read anew in training (D-LSH): `serving` belongs to the state that is saved
+    rereads     the texts are read anew in training (D-LSH): both embeddings belong to the state that is saved
     learns      the embeddings are made anew in training (Reindex): they belong to the state that is saved
     teacher     (K, H) what the LLM's view of the index is aligned with (X_T, centred); zero rows have no text
     """
@@ -59,7 +59,7 @@ class Branch(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.indexer = kind, indexer
-        self.register_buffer("embeddings", embeddings, persistent=learns)
+        self.register_buffer("embeddings", embeddings.clone(), persistent=learns or rereads)
         self.register_buffer("serving", None if serving is None else serving.clone(), persistent=rereads)
         self.register_buffer("teacher", teacher, persistent=False)
         self.register_buffer("codes", torch.zeros(0), persistent=False)

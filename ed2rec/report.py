@@ -20,6 +20,7 @@ from ed2rec import charts
 from ed2rec.charts import CodeShares, Curve
 from ed2rec.errors import ConfigError
 from ed2rec.evaluation.metrics import REPORTED
+from ed2rec.evaluation.ranking import conditions
 from ed2rec.files import replace_file
 from ed2rec.runs import plain
 
@@ -110,12 +111,18 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = "".join(f"<th>{name}</th>" for name in REPORTED)
     return _section(
         "Accuracy",
-        f"Leave-one-out on the {tested(rows)} items. The whole catalogue is ranked for every user, and ties count "
-        "against the model. HR@k is the share of users whose next item is among the first k; NDCG@k also rewards a "
-        "better place.",
+        f"{_protocol(rows[0])} on the {tested(rows)} items. The whole catalogue is ranked for every user, and ties "
+        "count against the model. HR@k is the share of users whose next item is among the first k; NDCG@k also "
+        "rewards a better place.",
         f'<div class="scroll"><table><thead><tr><th>model</th>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>",
     )
+
+
+def _protocol(row: Mapping[str, Any]) -> str:
+    """ "Leave-one-out", "Split by global-time, history left out" """
+    said = [*([] if "protocol" in row else ["leave-one-out"]), *conditions(row)]
+    return ", ".join(said).capitalize()
 
 
 def tested(rows: Sequence[Mapping[str, Any]]) -> str:

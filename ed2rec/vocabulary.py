@@ -132,7 +132,7 @@ class IndexVocabulary:
         already has spare (padding) rows: those are used first. Deterministic given seed.
         Raises BackboneError, with nothing changed, if the tokenizer has one of the tokens or another size.
         """
-        self.check_new(tokenizer)
+        check_new(tokenizer)
         known = tokenizer.get_vocab()
         if len(tokenizer) != self.text_size or max(known.values()) != self.text_size - 1:
             raise BackboneError(
@@ -147,16 +147,6 @@ class IndexVocabulary:
             text, rows = weight.detach()[: self.text_size].float(), weight.detach()[self.index_slice]
             random = torch.randn(rows.shape, generator=generator).to(text)
             rows.copy_(text.mean(0) + noise * text.std(0) * random)
-
-    def check_new(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """BackboneError if the tokenizer has one of the index tokens."""
-        known = tokenizer.get_vocab()
-        taken = [token for token in self.tokens() if token in known]
-        if taken:
-            raise BackboneError(
-                f"the tokenizer already has {len(taken)} of the index tokens ({', '.join(taken[:3])}, …): "
-                "start from a tokenizer that was not extended"
-            )
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> "IndexVocabulary":
@@ -255,6 +245,16 @@ class IndexVocabulary:
                 if int(found[3]) < columns.stop - columns.start and (found[2] == "p" or level < self.levels(kind)):
                     return IndexToken(kind, level, int(found[3]))
         raise ValueError(f"{token!r} is not an index token of {self}")
+
+
+def check_new(tokenizer: PreTrainedTokenizerFast) -> None:
+    """BackboneError if the tokenizer has any token of the form of an index token."""
+    taken = [token for token in tokenizer.get_vocab() if token == UNKNOWN_USER or _TOKEN.fullmatch(token)]
+    if taken:
+        raise BackboneError(
+            f"the tokenizer already has {len(taken)} of the index tokens ({', '.join(sorted(taken)[:3])}, …): "
+            "start from a tokenizer that was not extended"
+        )
 
 
 def _matrices(llm: PreTrainedModel) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ed2rec import runs
 from ed2rec.baseline_settings import FLOORS, LEARNED
-from ed2rec.config import Settings, nearest
+from ed2rec.config import MODELS, Settings, check_model
 from ed2rec.data.dataset import Dataset
 from ed2rec.data.splits import Cases, GlobalTime, LeaveOneOut, global_time, leave_one_out, times_of
 from ed2rec.ensemble import Ensemble
@@ -25,8 +25,6 @@ from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, DataError, Ed2Error, RunError
 from ed2rec.evaluation.ranking import Evaluation, evaluate, evaluate_wordings
 from ed2rec.recommender import Recommender
-
-MODELS = ("ed2", *LEARNED, *FLOORS)
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, of how many, a note such as a loss)."""
@@ -109,12 +107,6 @@ def tasks_told(run: runs.RunFolder) -> list[str]:
     return lines + [f"task {name} is off: {reason}" for name, reason in off.items()]
 
 
-def check_model(model: str) -> None:
-    """ConfigError for a name that is no model's."""
-    if model not in MODELS:
-        raise ConfigError(f"no model {model!r}{nearest(model, MODELS)}; there are: {', '.join(MODELS)}")
-
-
 def fit(
     dataset: Dataset, settings: Settings, workspace: Path, resume: bool, progress: Progress, watch: Watch | None = None
 ) -> runs.Trained:
@@ -183,6 +175,20 @@ def evaluate_run(
     if not isinstance(run.recommender, Worded):
         return evaluate(run.recommender, cases, **options)
     return evaluate_wordings(_asked(run.recommender, wordings), cases, **options)
+
+
+def metrics_row(
+    run: LoadedRun, which: str, result: Evaluation, *, ensemble: int | None = None, exclude_history: bool = False
+) -> dict[str, Any]:
+    """The JSON object of `ed2 evaluate`, with what is not the usual protocol (`conditions`)."""
+    row = result.row(run.dataset.name, which, run.folder.model)
+    if (split := run.folder.settings.split) != "leave-one-out":
+        row["protocol"] = split
+    if exclude_history:
+        row["exclude_history"] = True
+    if ensemble is not None:
+        row["ensemble"] = ensemble
+    return row
 
 
 def asking_all(run: LoadedRun, count: int) -> Ensemble:

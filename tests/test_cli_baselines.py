@@ -48,6 +48,8 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
     ("command", "expected"),
     [
         ("shop --model sasrek", "no model 'sasrek'; the nearest is 'sasrec'; there are: ed2, "),
+        ("shop --model sasrek --set lr=0.01", "no model 'sasrek'; the nearest is 'sasrec'"),
+        ("shop --model GRU4Rec --set lr=7", "no model 'GRU4Rec'; the nearest is 'gru4rec'"),
         ("shop --model sasrec --preset caser", "preset caser is for caser, not for sasrec: leave one of the two out"),
         ("shop --model sasrec --set model=caser", "--set model=caser is another model than --model sasrec: leave one"),
         ("shop --preset caser --set model=sasrec", "preset caser is for caser, not for sasrec"),
@@ -143,3 +145,14 @@ def test_a_training_that_was_interrupted_is_resumed(shop, ask, monkeypatch):  # 
     for file in ("weights.safetensors", "metrics.json", "config.yaml"):
         assert Path("run", file).read_bytes() == Path("whole", file).read_bytes()
     assert not list(shop.glob(".run.*"))
+
+
+def test_what_is_not_the_usual_protocol_is_said_in_the_row_in_the_title_and_on_the_page(shop, ask):  # noqa: F811
+    assert ask("train", "shop", "--model", "markov", "--out", "run", "--set", "split=global-time")[0] == 0
+    usual = json.loads(ask("evaluate", "run", "--json", "-")[1])
+    other = json.loads(ask("evaluate", "run", "--exclude-history", "--json", "-")[1])
+    assert "exclude_history" not in usual and other["exclude_history"] is True
+    code, out, _ = ask("evaluate", "run", "--exclude-history", "--report", "page.html")
+    assert code == 0 and "split by global-time, history left out" in " ".join(out.split())
+    page = Path("page.html").read_text()
+    assert "Split by global-time, history left out on the test items" in page and "Leave-one-out" not in page

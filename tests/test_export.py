@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ed2rec import answers, workflow
 from ed2rec.cli import run_command
 from ed2rec.config import resolve
-from ed2rec.errors import DataError, RunError
+from ed2rec.errors import BackboneError, DataError, RunError
 from ed2rec.export import export
 
 KINDS = {
@@ -146,3 +146,9 @@ def test_an_export_needs_the_run_no_more(shelf, run, tmp_path):
     folder = export(tmp_path / "copy", tmp_path / "out", shelf / "shop")
     shutil.rmtree(tmp_path / "copy")
     assert AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([[1, 2]])).logits.isfinite().all()
+
+
+def test_an_export_is_no_backbone_to_start_from_and_the_reason_is_said_first(run, shelf, tmp_path):
+    settings = small_settings(f"backbone.name={export(run, tmp_path / 'out')}", "backbone.prune_vocabulary=true")
+    with pytest.raises(BackboneError, match="already has .* start from a tokenizer that was not extended"):
+        workflow.train(shelf / "shop", tmp_path / "new", settings)

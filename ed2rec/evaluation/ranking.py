@@ -8,7 +8,7 @@ miss. The rankings are kept so that anyone can recompute the metrics from the fi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,16 @@ class Evaluation:
                 "target_id": items.gather(self.targets[row]),
             }
         )
+
+
+def conditions(row: Mapping[str, Any]) -> list[str]:
+    """What a row of `ed2 evaluate` says of its ranking beyond the usual protocol, in words."""
+    said = {
+        "protocol": "split by {}",
+        "exclude_history": "history left out",
+        "ensemble": "mean probability over {} instructions",
+    }
+    return [text.format(row[key]) for key, text in said.items() if key in row]
 
 
 def evaluate(

@@ -4,7 +4,6 @@ The table is not the whole truth: twins were moved apart in it, and a margin and
 move. A generator that collapses shows in its own codes first.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,14 +24,16 @@ CROWD = 10  # a deeper level is judged where it has so many entities to tell apa
 class Survey:
     """A generator in mode, on all its entities.
 
-    codes  (K, M), before twins are moved apart and before anything holds an entity back
-    sizes  codes per level
-    kappa  per level the mean concentration of the latent (Eq. 3); empty where the latent has none
+    codes    (K, M), before twins are moved apart and before anything holds an entity back
+    sizes    codes per level
+    learned  a generator's codes, which training moves; otherwise those of planes, which nothing moves
+    kappa    per level the mean concentration of the latent (Eq. 3); empty where the latent has none
     """
 
     codes: np.ndarray
     sizes: tuple[int, ...]
-    kappa: tuple[float, ...]
+    learned: bool = True
+    kappa: tuple[float, ...] = ()
 
     @property
     def health(self) -> Health:
@@ -49,20 +50,18 @@ def survey(indexer: Indexer, embeddings: Tensor) -> Survey:
     """embeddings: (K, E), row k is entity number k, K >= 1."""
     if not isinstance(indexer, VariationalQuantiser):
         hashed = torch.cat([indexer.codes(part) for part in embeddings.split(CHUNK)])
-        return Survey(hashed.cpu().numpy(), indexer.sizes, ())
+        return Survey(hashed.cpu().numpy(), indexer.sizes, learned=False)
     quantiser = indexer
     codes, kappas = [], []
     for part in embeddings.split(CHUNK):
         said = quantiser(part, sample=False)
         codes.append(said.codes)
         kappas.append(said.kappa)
-    kappa = torch.cat(kappas).double().mean(0)
-    return Survey(
-        torch.cat(codes).cpu().numpy(), quantiser.sizes, () if quantiser.latent == "none" else tuple(kappa.tolist())
-    )
+    kappa = () if quantiser.latent == "none" else tuple(torch.cat(kappas).double().mean(0).tolist())
+    return Survey(torch.cat(codes).cpu().numpy(), quantiser.sizes, kappa=kappa)
 
 
-def check_use(codes: np.ndarray, sizes: Sequence[int], floor: float, kind: str, when: str) -> None:
+def check_use(found: Survey, floor: float, kind: str, when: str) -> None:
     """Raise IndexCollapse for the first level m that uses less than `floor` of its codes:
 
         use_m = (perplexity_m - 1) / (min(N_m, K) - 1),   0 where all entities carry one code, 1 where all codes alike
@@ -73,18 +72,19 @@ def check_use(codes: np.ndarray, sizes: Sequence[int], floor: float, kind: str, 
     """
     if floor == 0:
         return
-    perplexity = Health.of(codes, sizes).perplexity
-    for m, size in enumerate(sizes):
-        group, members = groups(codes[:, :m])
-        most = min(size, len(codes))
+    perplexity = found.health.perplexity
+    for m, size in enumerate(found.sizes):
+        group, members = groups(found.codes[:, :m])
+        most = min(size, len(found.codes))
         if most < 2 or (m and np.median(members[group]) < CROWD):
             continue
         use = (perplexity[m] - 1) / (most - 1)
         if use < floor:
+            change = ("lower indexer.lr or training.max_share, raise training.margin or regulator.reconstruction"
+                      if found.learned else "choose another encoding.layer or indexer.kind")  # fmt: skip
             raise IndexCollapse(
                 f"the {kind} index has collapsed {when}: level {chr(ord('a') + m)} has a perplexity of "
                 f"{perplexity[m]:.2f} where {most:,} is possible, a use of {use:.4f}, and indexer.min_perplexity is "
-                f"{floor:g}; give {kind}s distinct texts, keep encoding.whiten on, lower indexer.lr or "
-                "training.max_share, raise training.margin or regulator.reconstruction, or set "
+                f"{floor:g}; give {kind}s distinct texts, keep encoding.whiten on, {change}, or set "
                 "indexer.min_perplexity=0 to go on all the same"
             )

@@ -124,6 +124,7 @@ def _hashing(kind: Kind, x: Tensor, settings: Settings, progress: Progress) -> R
     sizes = settings.indexer.items if kind == "item" else settings.indexer.users
     planes = RandomHyperplanes(x.shape[1], bits_of(sizes), len(sizes)).to(x.device)
     planes.initialise(x, settings.seed)
+    check_use(survey(planes, x), settings.indexer.min_perplexity, kind, "at the start")
     return planes
 
 
@@ -156,7 +157,7 @@ def fit_generator(
             f"warming up the {kind} index", epoch + 1, i.warmup_epochs, f"reconstruction {losses['recon']:.3f}"
         ),
     )
-    check_use(survey(quantiser, x).codes, quantiser.sizes, i.min_perplexity, kind, "after the warm-up")
+    check_use(survey(quantiser, x), i.min_perplexity, kind, "after the warm-up")
 
 
 def moves(settings: Settings) -> bool:

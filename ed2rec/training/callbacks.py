@@ -82,7 +82,7 @@ class MoveIndex(TrainerCallback):
     def _tell(self, step: int, branch: Branch, churn: Churn) -> None:
         """Log what moved, and stop where the indexer by itself has collapsed."""
         found = survey(branch.indexer, branch.embeddings)
-        check_use(found.codes, found.sizes, self.floor, branch.kind, f"at step {step}")
+        check_use(found, self.floor, branch.kind, f"at step {step}")
         entry = {"churn": asdict(churn), "perplexity": branch.table.health.perplexity, "generator": found.as_dict()}
         self.log({"step": step, "kind": branch.kind, **entry})
 

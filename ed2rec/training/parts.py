@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ed2rec.adaptation import add_lora, check_targets, keep_less, merge_lora
+from ed2rec.adaptation import add_lora, check_room, check_targets, keep_less, merge_lora
 from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import leave_one_out
@@ -57,7 +57,7 @@ from ed2rec.training.branches import (
 )
 from ed2rec.training.reindex import Reindex
 from ed2rec.training.rows import start_rows
-from ed2rec.vocabulary import IndexVocabulary, Kind
+from ed2rec.vocabulary import IndexVocabulary, Kind, check_new
 
 
 class Texts(NamedTuple):
@@ -98,7 +98,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
     progress("backbone", 1, 1, settings.backbone.name)
     # What cannot go together is found out before the texts are encoded.
-    IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users).check_new(tokenizer)
+    check_room(len(IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users)), llm, device)
     if settings.backbone.lora_rank:
         check_targets(llm, settings.backbone.lora_targets)
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),
@@ -235,7 +235,7 @@ def _reread(
         raw = fill(read(shown, model.llm, tokenizer, settings), shown)
         now = whitenings[branch.kind].apply(raw).to(branch.embeddings.device)
         cast(RandomHyperplanes, branch.indexer).recentre(now)
-        branch.embeddings = now[-len(branch.embeddings) :]
+        branch.embeddings = now[-len(branch.embeddings) :].clone()
         if branch.serving is not None:
             branch.serving = now[: len(branch.serving)].clone()
     model.llm.train(was_training)
@@ -319,6 +319,7 @@ def _backbone(settings: Settings, texts: Sequence[str]) -> tuple[PreTrainedToken
             seed=settings.seed,
         )
     tokenizer, llm = load_backbone(b.name, b.layers, b.load_in_4bit)
+    check_new(tokenizer)
     if hasattr(llm.config, "attention_dropout"):
         llm.config.attention_dropout = settings.training.attention_dropout
         for module in llm.modules():

@@ -138,6 +138,9 @@ def _check(settings: Settings) -> None:
     t = settings.training
     if t.dense and t.instruction == "question":
         raise ConfigError("training.instruction=question asks behind the history: set training.dense=false as well")
+    if settings.tasks.use and not isinstance(settings.tasks.use, str) and not settings.tasks.share:
+        raise ConfigError(f"tasks.use names {', '.join(settings.tasks.use)}, but tasks.share=0 leaves them no tokens: "
+                          "raise the share (at most 0.5), or name no task (tasks.use=auto)")  # fmt: skip
     if settings.indexer.kind == "lsh":
         for sizes in filter(None, (settings.indexer.items, settings.indexer.users)):
             bits_of(sizes)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ed2rec.errors import IndexCollapse
-from ed2rec.indexers.health import CROWD, check_use, survey
+from ed2rec.indexers.health import CROWD, Survey, check_use, survey
 from ed2rec.indexers.variational import VariationalQuantiser
 
 
@@ -59,15 +59,15 @@ def column(*counts):
 def test_the_use_of_a_level_is_the_share_of_its_perplexity_above_one():
     """Shares 1/2, 1/4, 1/4: entropy 3/2 log 2, perplexity 2 sqrt 2; of 4 codes a use of (2.83 - 1) / 3 = 0.61."""
     codes = column(4, 2, 2)[:, None]
-    check_use(codes, (4,), 0.60, "item", "now")
+    check_use(Survey(codes, (4,)), 0.60, "item", "now")
     with pytest.raises(IndexCollapse, match=r"perplexity of 2\.83 where 4 is possible, a use of 0\.6095"):
-        check_use(codes, (4,), 0.61, "item", "now")
+        check_use(Survey(codes, (4,)), 0.61, "item", "now")
 
 
 def test_few_entities_need_no_more_codes_than_there_are_entities():
-    check_use(np.arange(5)[:, None], (2048,), 0.99, "item", "now")
+    check_use(Survey(np.arange(5)[:, None], (2048,)), 0.99, "item", "now")
     with pytest.raises(IndexCollapse, match="where 5 is possible"):
-        check_use(np.zeros((5, 1), int), (2048,), 0.01, "item", "now")
+        check_use(Survey(np.zeros((5, 1), int), (2048,)), 0.01, "item", "now")
 
 
 @pytest.mark.parametrize("size", [2, 4, 64, 2048])
@@ -75,28 +75,28 @@ def test_one_code_for_everybody_is_a_collapse_for_every_size_and_floor_but_zero(
     codes = np.zeros((100, 1), int)
     for floor in (1e-6, 0.02):
         with pytest.raises(IndexCollapse):
-            check_use(codes, (size,), floor, "user", "now")
-    check_use(codes, (size,), 0.0, "user", "now")
+            check_use(Survey(codes, (size,)), floor, "user", "now")
+    check_use(Survey(codes, (size,)), 0.0, "user", "now")
 
 
 def test_a_level_that_has_nothing_left_to_say_may_say_the_same_of_everybody():
     said = np.column_stack([np.arange(50), np.zeros(50, int)])
-    check_use(said, (64, 64), 0.02, "item", "now")
+    check_use(Survey(said, (64, 64)), 0.02, "item", "now")
     twins = np.column_stack([np.repeat(np.arange(25), 2), np.zeros(50, int)])
-    check_use(twins, (64, 64), 0.02, "item", "now")
+    check_use(Survey(twins, (64, 64)), 0.02, "item", "now")
     crowds = np.column_stack([np.repeat(np.arange(5), CROWD), np.zeros(5 * CROWD, int)])
     with pytest.raises(IndexCollapse, match="level b"):
-        check_use(crowds, (64, 64), 0.02, "item", "now")
+        check_use(Survey(crowds, (64, 64)), 0.02, "item", "now")
 
 
 def test_sizes_of_one_code_and_single_entities_cannot_collapse():
-    check_use(np.zeros((9, 1), int), (1,), 0.5, "item", "now")
-    check_use(np.zeros((1, 2), int), (8, 8), 0.5, "item", "now")
+    check_use(Survey(np.zeros((9, 1), int), (1,)), 0.5, "item", "now")
+    check_use(Survey(np.zeros((1, 2), int), (8, 8)), 0.5, "item", "now")
 
 
 def test_the_message_names_kind_level_numbers_and_what_to_change():
     with pytest.raises(IndexCollapse) as caught:
-        check_use(np.zeros((30, 1), int), (16,), 0.02, "user", "at step 120")
+        check_use(Survey(np.zeros((30, 1), int), (16,)), 0.02, "user", "at step 120")
     message = str(caught.value)
     assert message.startswith("the user index has collapsed at step 120: level a has a perplexity of 1.00")
     settings = ("indexer.min_perplexity", "indexer.lr", "training.max_share", "training.margin", "encoding.whiten",

@@ -1,8 +1,10 @@
 """Random hyperplanes in the place of the generator (App. I): static, or hashing what the LLM has become."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,7 +13,7 @@ from small import shop, small_settings
 from ed2rec import inspection, workflow
 from ed2rec.data.texts import item_texts
 from ed2rec.encoding import encode_texts
-from ed2rec.errors import ConfigError
+from ed2rec.errors import ConfigError, IndexCollapse
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.lsh import RandomHyperplanes, bits_of
 from ed2rec.training.parts import build_parts
@@ -97,6 +99,31 @@ def test_a_training_with_hashed_texts_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(Stopped):
         train(tmp_path / "workspace", *options, progress=stop)
     assert written(train(tmp_path / "workspace", *options, resume=True), tmp_path / "run") == expected
+
+
+def test_the_generator_s_figures_at_the_end_are_those_of_a_training_in_one_go(tmp_path):
+    """They are of the texts as the last refresh read them, also where the training stopped behind that."""
+
+    def stop(stage: str, done: int, total: int, note: str) -> None:
+        if stage == "training" and done >= 0.9 * total:
+            raise InterruptedError
+
+    options = ("training.lr=0.02", "training.epochs=4", "training.checkpoints=8")
+    straight = train(tmp_path / "straight", *options).metrics["facts"]["generators"]["end"]
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "workspace", *options, progress=stop)
+    resumed = train(tmp_path / "workspace", *options, resume=True).metrics["facts"]["generators"]
+    assert resumed["end"] == straight != resumed["start"]
+
+
+def test_hashes_of_one_text_for_all_have_collapsed_before_any_training(tmp_path):
+    dataset = shop()
+    alike = replace(dataset, items=dataset.items.with_columns(title=pl.lit("apple"), categories=pl.lit("")))
+    for refreshes in (0, 2):
+        settings = small_settings(*HASHED, f"training.refreshes={refreshes}", "indexer.users=[]")
+        with pytest.raises(IndexCollapse, match=r"the item index has collapsed at the start.*choose another") as error:
+            train_ed2(alike, settings, tmp_path / "workspace", False, quiet)
+        assert "indexer.lr" not in str(error.value)
 
 
 def test_a_run_with_hashed_texts_is_loaded_evaluated_and_looked_at(tmp_path):

@@ -15,6 +15,7 @@ from ed2rec.config import explain, presets, resolve
 from ed2rec.errors import ConfigError, IndexCollapse
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.model import JointModel
+from ed2rec.training import branches
 from ed2rec.training.branches import moves
 from ed2rec.training.pipeline import _arguments, train_ed2
 
@@ -44,6 +45,7 @@ def test_checkpointed_activations_train_as_kept_ones_do(tmp_path):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of\n79 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        MemoryError(),
     ],
 )
 def test_a_full_device_is_one_line_with_the_settings_that_help(fault, tmp_path, monkeypatch):
@@ -60,6 +62,22 @@ def test_a_full_device_is_one_line_with_the_settings_that_help(fault, tmp_path, 
     assert "indexer.items" in said
     assert set(helps) <= {key for key, _, _ in explain()} and "\n" not in said
     assert ("Tried to allocate 2.50 GiB)" in said) == isinstance(fault, torch.OutOfMemoryError)
+
+
+def test_more_index_tokens_than_the_machine_can_hold_are_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(branches, "encode_texts", None)
+    with pytest.raises(
+        ConfigError, match=r"2,000,0\d\d,\d+ index tokens of width \d+ take .* GiB in training"
+    ) as error:
+        settings = small_settings("indexer.items=[2000000000]")
+        train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
+    assert "indexer.items" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_tasks_that_are_named_but_have_no_share_are_refused(tmp_path):
+    settings = small_settings("tasks.use=[comment]", "tasks.share=0")
+    with pytest.raises(ConfigError, match=r"tasks\.use names comment, but tasks\.share=0"):
+        train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
 
 
 def test_any_other_fault_of_torch_keeps_its_traceback(tmp_path, monkeypatch):
