@@ -150,5 +150,5 @@ def test_an_export_needs_the_run_no_more(shelf, run, tmp_path):
 
 def test_an_export_is_no_backbone_to_start_from_and_the_reason_is_said_first(run, shelf, tmp_path):
     settings = small_settings(f"backbone.name={export(run, tmp_path / 'out')}", "backbone.prune_vocabulary=true")
-    with pytest.raises(BackboneError, match="already has .* start from a tokenizer that was not extended"):
+    with pytest.raises(BackboneError, match=r"already has .* start from a tokenizer that was not extended"):
         workflow.train(shelf / "shop", tmp_path / "new", settings)

@@ -1,20 +1,23 @@
 """From a name and settings to a baseline: how each one is fitted, and how a run's is loaded.
 
-The only file of this folder that reads settings; every model gets plain values. A model needs its line in
-`sequence_model` (or, for one without gradient steps, in `_fit_floor` and `_load_floor`), its group of settings, and a
-preset of its name.
+The only file of this folder that reads settings; every model gets plain values. A model needs a module of its name, a
+line in `LEARNED_MODELS` (or, for one without gradient steps, in `FLOOR_CLASSES`), its group of settings, and a preset
+of its name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ed2rec.baseline_settings import FLOORS
 from ed2rec.config import what_is_read
-from ed2rec.data.dataset import Dataset
+from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import GlobalTime, LeaveOneOut
 from ed2rec.errors import ConfigError
 from ed2rec.recommender import Recommender
@@ -23,6 +26,7 @@ from ed2rec.settings import Settings
 
 if TYPE_CHECKING:
     from ed2rec.baselines.contract import SequenceModel
+    from ed2rec.baselines.features import Field
     from ed2rec.baselines.learned import Learned
     from ed2rec.baselines.trainer import Budget, Progress, Watch
 
@@ -66,7 +70,7 @@ def stamp_of(settings: Settings, dataset: Dataset, model: SequenceModel) -> str:
 def load_baseline(folder: Path, settings: Settings, dataset: Dataset, split: LeaveOneOut | GlobalTime) -> Recommender:
     """The baseline of a run. split: of the dataset that the run was trained on."""
     if settings.model in FLOORS:
-        return _load_floor(folder, settings.model)
+        return _floor(settings.model).load(folder)  # type: ignore[no-any-return]
     return learned_of(dataset, split, settings).load(folder)
 
 
@@ -99,101 +103,80 @@ def learned_of(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Sett
     return Learned(model, len(dataset.items), len(split.train), settings.baseline.max_history)
 
 
-def sequence_model(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> SequenceModel:
-    """The learned baseline `settings.model`, untrained. DataError where the dataset lacks what it reads."""
-    name, b, items, users = settings.model, settings.baseline, len(dataset.items), len(split.train)
-    own = getattr(settings, name).model_dump()
-    if name in ("bert4rec", "sasrec", "fdsa", "s3rec") and b.width % own["heads"]:
-        raise ConfigError(f"{name}.heads = {own['heads']} does not divide baseline.width = {b.width}: choose a divisor")
-    size = {"width": b.width, **own}
-    regular = {**size, "dropout": b.dropout}
-    placed = {**regular, "longest": b.max_history}
-    if name == "fmlprec":
-        from ed2rec.baselines.fmlprec import FMLPRec
+@dataclass(frozen=True)
+class Given:
+    """What a learned baseline may be made of: counts, its settings, and of the dataset what it reads beside the log."""
 
-        return FMLPRec(items, **placed)
-    if name == "caser":
-        from ed2rec.baselines.caser import Caser
+    items: int
+    users: int
+    own: Mapping[str, Any]  # the width and its own group of settings
+    dropout: float
+    longest: int
+    dataset: Dataset
+    train: Histories
 
-        return Caser(items, users, **regular)
-    if name == "hgn":
-        from ed2rec.baselines.hgn import HGN
+    @property
+    def regular(self) -> dict[str, Any]:
+        return {**self.own, "dropout": self.dropout}
 
-        return HGN(items, users, **size)
-    if name == "gru4rec":
-        from ed2rec.baselines.gru4rec import GRU4Rec
+    @property
+    def placed(self) -> dict[str, Any]:
+        """For models that have an embedding per position."""
+        return {**self.regular, "longest": self.longest}
 
-        return GRU4Rec(items, **regular)
-    if name == "srgnn":
-        from ed2rec.baselines.srgnn import SRGNN
-
-        return SRGNN(items, **size)
-    if name == "magnn":
-        from ed2rec.baselines.magnn import MAGNN, ItemGraph
-
-        return MAGNN(items, users, ItemGraph(items, split.train), **size)
-    if name == "bert4rec":
-        from ed2rec.baselines.bert4rec import BERT4Rec
-
-        return BERT4Rec(items, **placed)
-    if name == "sasrec":
-        from ed2rec.baselines.sasrec import SASRec
-
-        return SASRec(items, **placed)
-    if name == "fdsa":
-        from ed2rec.baselines.fdsa import FDSA
+    def fields(self, model: str) -> list[Field]:
         from ed2rec.baselines.features import item_fields
 
-        return FDSA(items, item_fields(dataset, name), **placed)
-    if name == "s3rec":
-        from ed2rec.baselines.features import item_fields, merged
-        from ed2rec.baselines.s3rec import S3Rec
+        return item_fields(self.dataset, model)
 
-        del placed["pretraining"]
-        return S3Rec(items, merged(item_fields(dataset, name)), **placed)
-    if name == "narm":
-        from ed2rec.baselines.narm import NARM
+    def field(self, model: str) -> Field:
+        from ed2rec.baselines.features import merged
 
-        return NARM(items, **regular)
-    from ed2rec.baselines.attrec import AttRec
+        return merged(self.fields(model))
 
-    return AttRec(items, users, **regular)
+
+# Name → how it is made; the module of that name is imported only then.
+LEARNED_MODELS: Mapping[str, Callable[[Any, Given], SequenceModel]] = {
+    "fmlprec": lambda module, g: module.FMLPRec(g.items, **g.placed),
+    "caser": lambda module, g: module.Caser(g.items, g.users, **g.regular),
+    "hgn": lambda module, g: module.HGN(g.items, g.users, **g.own),
+    "gru4rec": lambda module, g: module.GRU4Rec(g.items, **g.regular),
+    "srgnn": lambda module, g: module.SRGNN(g.items, **g.own),
+    "magnn": lambda module, g: module.MAGNN(g.items, g.users, module.ItemGraph(g.items, g.train), **g.own),
+    "bert4rec": lambda module, g: module.BERT4Rec(g.items, **g.placed),
+    "sasrec": lambda module, g: module.SASRec(g.items, **g.placed),
+    "fdsa": lambda module, g: module.FDSA(g.items, g.fields("fdsa"), **g.placed),
+    "s3rec": lambda module, g: module.S3Rec(g.items, g.field("s3rec"), **g.placed),
+    "narm": lambda module, g: module.NARM(g.items, **g.regular),
+    "attrec": lambda module, g: module.AttRec(g.items, g.users, **g.regular),
+}
+FLOOR_CLASSES = {
+    "popularity": "Popularity", "itemknn": "ItemNeighbours", "markov": "Markov", "textknn": "TextNeighbours",
+}  # fmt: skip
+
+
+def sequence_model(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> SequenceModel:
+    """The learned baseline `settings.model`, untrained. DataError where the dataset lacks what it reads."""
+    name, b = settings.model, settings.baseline
+    own = getattr(settings, name).model_dump()
+    if b.width % own.get("heads", 1) and name != "magnn":  # whose heads do not divide the width
+        raise ConfigError(f"{name}.heads = {own['heads']} does not divide baseline.width = {b.width}: choose a divisor")
+    own.pop("pretraining", None)  # the trainer's
+    given = Given(len(dataset.items), len(split.train), {"width": b.width, **own}, b.dropout, b.max_history, dataset,
+                  split.train)  # fmt: skip
+    return LEARNED_MODELS[name](import_module(f"ed2rec.baselines.{name}"), given)
+
+
+def _floor(model: str) -> Any:
+    """The class of a baseline without gradient steps."""
+    return getattr(import_module(f"ed2rec.baselines.{model}"), FLOOR_CLASSES[model])
 
 
 def _fit_floor(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Settings) -> Recommender:
-    train, items = split.train, len(dataset.items)
-    if settings.model == "popularity":
-        from ed2rec.baselines.popularity import Popularity
-
-        return Popularity.fit(train, items)
-    if settings.model == "itemknn":
-        from ed2rec.baselines.itemknn import ItemNeighbours
-
-        return ItemNeighbours.fit(train, items, **settings.itemknn.model_dump())
-    if settings.model == "markov":
-        from ed2rec.baselines.markov import Markov
-
-        return Markov.fit(train, items, **settings.markov.model_dump())
-    from ed2rec.baselines.textknn import TextNeighbours
-
-    # Titles and brands only: descriptions are long, repeat the boilerplate of the shop, and lower NDCG@10.
-    texts = [f"{title} {brand}" for title, brand in dataset.items.select("title", "brand").iter_rows()]
-    return TextNeighbours.fit(texts, settings.textknn.last)
-
-
-def _load_floor(folder: Path, model: str) -> Recommender:
-    if model == "popularity":
-        from ed2rec.baselines.popularity import Popularity
-
-        return Popularity.load(folder)
-    if model == "itemknn":
-        from ed2rec.baselines.itemknn import ItemNeighbours
-
-        return ItemNeighbours.load(folder)
-    if model == "markov":
-        from ed2rec.baselines.markov import Markov
-
-        return Markov.load(folder)
-    from ed2rec.baselines.textknn import TextNeighbours
-
-    return TextNeighbours.load(folder)
+    group = getattr(settings, settings.model, None)  # popularity has none
+    own = {} if group is None else group.model_dump()
+    if settings.model == "textknn":
+        # Titles and brands only: descriptions are long, repeat the boilerplate of the shop, and lower NDCG@10.
+        texts = [f"{title} {brand}" for title, brand in dataset.items.select("title", "brand").iter_rows()]
+        return _floor(settings.model).fit(texts, **own)  # type: ignore[no-any-return]
+    return _floor(settings.model).fit(split.train, len(dataset.items), **own)  # type: ignore[no-any-return]
