@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.decode import processor
+from benchmarks.memory import peak, resident
 from benchmarks.train import GAMES, ITEMS
 from ed2rec.baselines.bert4rec import BERT4Rec
 from ed2rec.baselines.contract import SequenceModel
@@ -247,23 +246,6 @@ def ranking_memory(name: str, users: int, items: int) -> int:
 def _growth(name: str, users: int, items: int) -> int:
     split = leave_one_out(as_long_as_games(users, items))
     learned = Learned(model_of(name, items), items, users, SIZES["longest"])
-    before = _resident()
+    before = resident()
     learned.ranks(split.test)
-    return max(0, _peak() - before)
-
-
-def _peak() -> int:
-    """Bytes held at most so far. A process of Linux inherits ru_maxrss from the one that started it, VmHWM not."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _resident() -> int:
-    """Bytes held now; where the system does not say, the peak so far."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return _peak()
+    return max(0, peak() - before)

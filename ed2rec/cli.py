@@ -62,6 +62,7 @@ class Bench(StrEnum):
     DECODE = "decode"
     TRAIN = "train"
     INDEX = "index"
+    PREPARE = "prepare"
     BASELINES = "baselines"
 
 
@@ -399,7 +400,7 @@ def export(
 
 @app.command()
 def bench(
-    what: Annotated[Bench, typer.Argument(help="decode, train, index or baselines.")],
+    what: Annotated[Bench, typer.Argument(help="decode, train, index, prepare or baselines.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there; - is stdout.")] = None,
     peers: Annotated[
         Path | None,

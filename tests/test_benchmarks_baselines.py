@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import baselines, peers
+from benchmarks import baselines, memory, peers
 from benchmarks.train import GAMES
 from ed2rec.data.dataset import Histories
 from ed2rec.errors import ConfigError
@@ -132,6 +132,6 @@ def test_histories_as_long_as_those_of_games_have_its_lengths():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems' peaks are told by getrusage")
 def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it():
     ballast = np.ones(3 * 2**27, np.uint8)  # 384 MiB, all touched
-    alone = "from benchmarks.baselines import _peak; print(_peak())"
+    alone = "from benchmarks.memory import peak; print(peak())"
     peak = int(subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, check=True).stdout)
-    assert ballast.nbytes < baselines._peak() - 2**27 and peak < baselines._peak() - 2**28
+    assert ballast.nbytes < memory.peak() - 2**27 and peak < memory.peak() - 2**28
