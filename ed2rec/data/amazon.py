@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from ..errors import DataError
-from .jsonlines import first_object, pieces
+from .jsonlines import as_string, first_object, pieces
 from .source import TEXTS_OF_AN_ITEM, Source, existing, only_file, typed_log, whole_timestamps
 
 # our column: the names it goes by, the better one first (parent_asin is what 2023 metadata are keyed by)
@@ -102,13 +102,22 @@ def _read_metadata(metadata: Path | None, wanted: pl.Series | None) -> pl.DataFr
     rows = []
     for piece in () if metadata is None else pieces(metadata):
         for number, found in piece.objects():
-            item = found.get("parent_asin") or found.get("asin")
-            if not item:
-                raise DataError(f"{metadata}, line {number} has neither asin nor parent_asin.")
+            item = _item_id(found, f"{metadata}, line {number}")
             if ids is None or item in ids:
                 description = " ".join(_strings(found.get("description")))
-                rows.append((str(item), _title(found), description, _brand(found), _categories(found)))
+                rows.append((item, _title(found), description, _brand(found), _categories(found)))
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _item_id(found: dict[str, Any], place: str) -> str:
+    """A string, as in the log: the number 7 here is the item "7" there. 0 is an id; "" and null are none."""
+    given = next((found[name] for name in NEEDED["item_id"] if found.get(name) not in (None, "")), None)
+    if given is None:
+        raise DataError(f"{place} has neither asin nor parent_asin; give it one, or remove that line.")
+    if not isinstance(given, str | int | float):
+        raise DataError(f"{place} has the item id {given!r:.40}; an id is a string or a number: mend or remove that "
+                        "line.")  # fmt: skip
+    return str(as_string(given))
 
 
 def _title(found: dict[str, Any]) -> str:

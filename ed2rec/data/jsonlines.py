@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,7 +48,7 @@ class Piece:
         try:
             return pl.read_ndjson(io.BytesIO(self.content), schema=schema)
         except pl.exceptions.PolarsError:
-            rows = [[_string(found.get(field)) for field in fields] for _, found in self.objects()]
+            rows = [[as_string(found.get(field)) for field in fields] for _, found in self.objects()]
             return pl.DataFrame(rows, schema=schema, orient="row")
 
     def place(self, row: int) -> str:
@@ -64,7 +64,7 @@ def pieces(path: Path, size: int = PIECE) -> Iterator[Piece]:
     """
     line, rest = 1, b""
     try:
-        with _open(path) as file:
+        with unpacked(path) as file:
             while block := file.read(size):
                 whole, newline, after = block.rpartition(b"\n")
                 if not newline:
@@ -74,9 +74,11 @@ def pieces(path: Path, size: int = PIECE) -> Iterator[Piece]:
                 yield piece
                 line, rest = line + piece.content.count(b"\n"), after
     except EOFError:
-        raise DataError(f"{path} is a gzip cut short (after about line {line}); fetch or copy it again.") from None
+        raise DataError(f"{path} is a gzip cut short after {_whole_lines(path):,} whole lines; "
+                        "fetch or copy it again.") from None  # fmt: skip
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is a damaged gzip (after about line {line}: {error}); fetch it again.") from None
+        raise DataError(f"{path} is a damaged gzip (after about line {_whole_lines(path):,}: {error}); "
+                        "fetch it again.") from None  # fmt: skip
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from None
     if rest.strip():
@@ -88,14 +90,17 @@ def first_object(path: Path) -> dict[str, Any]:
     for piece in pieces(path, size=2**16):
         for _, found in piece.objects():
             return found
-    raise DataError(f"{path} is empty; expected one JSON object a line.")
+    raise DataError(f"{path} is empty; expected one JSON object a line: fetch or export it again.")
 
 
-def loads(text: bytes) -> Any:
-    """JSON, with "?" for half of a surrogate pair: an escape may be an emoji cut in two, which UTF-8 cannot hold."""
-    found = json.loads(text)
+def loads(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """JSON, with "?" for half of a surrogate pair: an escape may be an emoji cut in two, which UTF-8 cannot hold.
+
+    pairs: makes an object of its keys and values, where a dict, which keeps the last of equal keys, will not do.
+    """
+    found = json.loads(text, object_pairs_hook=pairs)
     if b"\\ud" in text.lower():
-        found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"), object_pairs_hook=pairs)
     return found
 
 
@@ -121,12 +126,28 @@ def _literal(text: bytes) -> Any:
         return None
 
 
-def _open(path: Path) -> BinaryIO:
+def unpacked(path: Path) -> BinaryIO:
+    """The file's bytes, those inside where it is a gzip."""
     file = path.open("rb")
     if file.peek(2)[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[return-value]
     return file
 
 
-def _string(value: Any) -> str | None:
+def _whole_lines(path: Path) -> int:
+    """How many lines a broken gzip still gives. Block by block: a `read` that fails keeps what it had unpacked."""
+    lines = 0
+    try:
+        with unpacked(path) as file:
+            while block := file.read1(2**16):  # type: ignore[attr-defined]
+                lines += block.count(b"\n")
+    except (EOFError, OSError, zlib.error):
+        pass
+    return lines
+
+
+def as_string(value: Any) -> str | None:
+    """As polars has it: a whole number without ".0", whatever is no string as JSON."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if value is None or isinstance(value, str) else json.dumps(value, default=str)

@@ -15,6 +15,7 @@ passed on with their interaction: `prepare` refuses those at validation and test
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,16 @@ def _read_users(path: Path) -> tuple[pl.DataFrame, pl.DataFrame, int]:
 
 
 def _read_object(path: Path, form: str) -> dict[str, Any]:
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(found)) < len(found):
+            twice = Counter(key for key, _ in found).most_common(1)[0][0]
+            raise DataError(f"{path} has the key {twice[:60]!r} twice in one object; only the last would be read: "
+                            "join them, or remove one.")  # fmt: skip
+        return dict(found)
+
     try:
-        content = loads(path.read_bytes())
+        content = loads(path.read_bytes(), pairs)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); expected {form}.") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:

@@ -32,10 +32,15 @@ GENRES = (
 
 def read(path: Path) -> Source:
     """A folder, the file u.data or ml-100k.inter in it, GroupLens' zip or RecBole's wheel."""
-    path = existing(path)
-    if path.is_file() and not zipfile.is_zipfile(path):
-        path = path.parent
-    files, inputs = _from_folder(path) if path.is_dir() else _from_archive(path)
+    if existing(path).is_dir():
+        files, inputs = _from_folder(path, (*ATOMIC, *GROUPLENS))
+    elif zipfile.is_zipfile(path):
+        files, inputs = _from_archive(path)
+    elif path.name in (ATOMIC[0], GROUPLENS[0]):  # what was given is read, and not the other form beside it
+        files, inputs = _from_folder(path.parent, ATOMIC if path.name == ATOMIC[0] else GROUPLENS)
+    else:
+        raise DataError(f"{path} is no zip and neither u.data nor ml-100k.inter; give one of these or the folder "
+                        "that holds it, or get them: ed2 data fetch ml-100k --out FOLDER")  # fmt: skip
     if (log := files.get(ATOMIC[0])) is not None:
         return replace(source_of(log, files.get(ATOMIC[1]), files.get(ATOMIC[2]), NAME), inputs=inputs)
     if GROUPLENS[0] in files:
@@ -43,10 +48,9 @@ def read(path: Path) -> Source:
     raise DataError(f"{path} holds neither ml-100k.inter nor u.data. Get them: ed2 data fetch ml-100k --out FOLDER")
 
 
-def _from_folder(folder: Path) -> tuple[dict[str, bytes], tuple[Path, ...]]:
+def _from_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, bytes], tuple[Path, ...]]:
     found = {
-        name: next((file for file in (folder / name, folder / NAME / name) if file.is_file()), None)
-        for name in (*ATOMIC, *GROUPLENS)
+        name: next((file for file in (folder / name, folder / NAME / name) if file.is_file()), None) for name in names
     }
     there = {name: file for name, file in found.items() if file is not None}
     return {name: file.read_bytes() for name, file in there.items()}, tuple(there.values())
@@ -88,7 +92,7 @@ def _people(content: bytes) -> pl.DataFrame:
 
 
 def _columns(content: bytes, name: str, separator: str, fields: tuple[str, ...]) -> pl.DataFrame:
-    table = strings(content, separator, has_header=False)
+    table = strings(content, separator, has_header=False, name=name)
     if len(table.columns) != len(fields):
         wanted = f"MovieLens-100K's has {len(fields)}: {', '.join(fields[:5])}…"
         raise DataError(f"{name} has {len(table.columns)} columns, {wanted}")

@@ -51,7 +51,7 @@ def prepare(source: str | Path, format: str, out: str | Path, k_core: int | None
 def assemble(source: Source, format: str, k_core: int) -> Dataset:
     """The dataset of a source that has been read; see `prepare`."""
     if not len(source.log):
-        raise DataError(f"{source.name} has no interactions.")
+        raise DataError(f"{source.inputs[0]} has no interactions; give a log with at least one.")
     coded = _code(source.log)
     first = keep_first(coded.log)
     mask, dropped = core_of(first["user"].to_numpy(), first["item"].to_numpy(), k_core)

@@ -25,7 +25,7 @@ from .source import (
     typed_log,
     whole_timestamps,
 )
-from .table import line_finder, need, place_of, strings
+from .table import line_finder, need, once, place_of, strings
 
 NAMES = {
     "title": ("title", "movie_title", "item_name", "name"),
@@ -48,7 +48,7 @@ def read(path: Path) -> Source:
 def source_of(log: Path | bytes, item: Path | bytes | None, user: Path | bytes | None, name: str) -> Source:
     """The files may also come as bytes, for readers that take them out of an archive."""
     place = f"{name}.inter" if isinstance(log, bytes) else str(log)
-    raw = atomic(log)
+    raw = atomic(log, place)
     if "item_id_list" in raw.columns:
         raise DataError(f"{place} has one history per row (item_id_list); give the log of single interactions instead.")
     need(raw.columns, ("user_id", "item_id", "timestamp"), place)
@@ -65,12 +65,11 @@ def source_of(log: Path | bytes, item: Path | bytes | None, user: Path | bytes |
     )
 
 
-def atomic(source: Path | bytes) -> pl.DataFrame:
+def atomic(source: Path | bytes, name: str) -> pl.DataFrame:
     """The table with its types taken off the column names: `item_id:token` becomes `item_id`."""
-    table = strings(source, "\t")
+    table = strings(source, "\t", name=name)
     names = {column: column.partition(":")[0] for column in table.columns}
-    if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
-        raise DataError(f"{place_of(source)} has the column {twice[0]} twice; name each column once.")
+    once(list(names.values()), place_of(source, name))
     return table.rename(names)
 
 
@@ -92,7 +91,7 @@ def titled(title: pl.Expr, year: pl.Expr) -> pl.Expr:
 def _items(source: Path | bytes | None, place: str) -> pl.DataFrame:
     if source is None:
         return nothing_about("item_id")
-    table = atomic(source)
+    table = atomic(source, place)
     need(table.columns, ("item_id",), place)
     texts = [_first_of(table, names, target) for target, names in NAMES.items()]
     items = table.select("item_id", *(text for text in texts if text is not None))
@@ -110,7 +109,7 @@ def _items(source: Path | bytes | None, place: str) -> pl.DataFrame:
 def _users(source: Path | bytes | None, place: str) -> pl.DataFrame:
     if source is None:
         return nothing_about("user_id")
-    table = atomic(source)
+    table = atomic(source, place)
     need(table.columns, ("user_id",), place)
     age, gender, job = (_first_of(table, names) for names in (("age",), ("gender", "sex"), ("occupation",)))
     none = pl.lit("")

@@ -7,13 +7,16 @@ present, `items.csv` (or `<log>.items.csv`) with item_id and any of title, descr
 
 from __future__ import annotations
 
+import csv
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 
 from ..errors import DataError
+from .jsonlines import unpacked
 from .source import (
     TEXTS_OF_AN_INTERACTION,
     TEXTS_OF_AN_ITEM,
@@ -56,6 +59,12 @@ def header(source: Path | bytes, separator: str) -> list[str]:
     return strings(source, separator, rows=0).columns
 
 
+def once(columns: list[str], place: str) -> None:
+    """Raises DataError for a name that is there twice."""
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(f"{place} has the column {twice[0]} twice; name each column once.")
+
+
 def need(columns: list[str], needed: tuple[str, ...], place: str, hint: str = "") -> None:
     """Raises DataError that says what was found and what is needed."""
     if missing := [column for column in needed if column not in columns]:
@@ -70,29 +79,72 @@ def strings(
     columns: list[str] | None = None,
     rows: int | None = None,
     has_header: bool = True,
+    name: str = "the file",
 ) -> pl.DataFrame:
-    """A delimited file (a path, or its bytes) as strings, nothing guessed. Only commas come with quotes."""
-    place = place_of(source)
+    """A delimited file (a path, or its bytes with a name for messages) as strings, nothing guessed.
+
+    Only commas come with quotes.
+    """
+    place = place_of(source, name)
     try:
-        return pl.read_csv(
+        scan = pl.scan_csv(
             io.BytesIO(source) if isinstance(source, bytes) else source,
             separator=separator,
-            columns=columns,
             n_rows=rows,
             has_header=has_header,
             infer_schema=False,
             quote_char='"' if separator == "," else None,
         )
+        table = scan.collect() if columns is None else _selected(scan, columns)
     except pl.exceptions.NoDataError:
-        raise DataError(f"{place} is empty.") from None
+        raise DataError(f"{place} is empty; expected rows of fields: fetch or export it again.") from None
     except (OSError, pl.exceptions.PolarsError) as error:
+        if (found := _longer_row(source, separator)) is not None:
+            line, fields, first = found
+            quotes = ', text with commas in "quotes"' if separator == "," else ""
+            raise DataError(f"{place}, line {line} has {fields} fields, the first line {first}; give every "
+                            f"line as many as the first{quotes}.") from None  # fmt: skip
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise DataError(f"{place} cannot be read as delimited text: {reason}. It must be UTF-8, whole, with as many "
                         "fields in every line as in the first.") from None  # fmt: skip
+    if has_header and any("_duplicated_" in column for column in table.columns):  # so polars renames the second
+        names = next((row for _, row in _rows(source, separator) if row), [])
+        once([name for name in names if name], place)  # spreadsheets leave columns without a name
+    return table
 
 
-def place_of(source: Path | bytes) -> str:
-    return "the file" if isinstance(source, bytes) else str(source)
+def _selected(scan: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:
+    """These columns, of rows that were read whole: polars takes a row with too many fields where it need not read all
+    of them, and would drop the end of an unquoted text. In batches, because the other columns are most of the bytes."""
+    batches = scan.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True)
+    return pl.concat(
+        [pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *(part.select(columns) for part in batches)]
+    )
+
+
+def _longer_row(source: Path | bytes, separator: str) -> tuple[int, int, int] | None:
+    """(line, its fields, fields of the first line) of the first row that has more; polars does not say which it is."""
+    rows = ((line, len(row)) for line, row in _rows(source, separator) if row)
+    try:
+        _, first = next(rows, (0, 0))
+        return next(((line, fields, first) for line, fields in rows if fields > first), None)
+    except (OSError, EOFError, zlib.error, csv.Error):
+        return None
+
+
+def _rows(source: Path | bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, row), read by Python: slower than polars, and it knows where it is."""
+    with io.BytesIO(source) if isinstance(source, bytes) else unpacked(source) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+        rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE)
+        line = 1
+        for row in rows:
+            yield line, row
+            line = rows.line_num + 1
+
+
+def place_of(source: Path | bytes, name: str = "the file") -> str:
+    return name if isinstance(source, bytes) else str(source)
 
 
 def line_finder(source: Path | bytes, separator: str, name: str = "") -> Callable[[int], str]:

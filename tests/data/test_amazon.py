@@ -153,3 +153,33 @@ def test_bad_metadata_are_named_by_their_line(tmp_path):
         file.write('{"title": "nobody"}\n')
     with pytest.raises(DataError, match=r"meta_Shop.json, line 3 has neither asin"):
         prepare(tmp_path / "Shop_5.json", "amazon", tmp_path / "out", k_core=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"asin": ["i1"], "title": "x"}', "has the item id ['i1']; an id is a string or a number"),
+        ('{"parent_asin": {"id": 1}, "title": "x"}', "has the item id {'id': 1}; an id is"),
+        ('{"asin": "", "parent_asin": null}', "has neither asin nor parent_asin; give it one, or remove that line"),
+    ],
+)
+def test_metadata_whose_id_is_no_id_are_named_by_their_line(tmp_path, line, said):
+    write_2018(tmp_path)
+    with (tmp_path / "meta_Shop.json").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError) as told:
+        prepare(tmp_path / "Shop_5.json", "amazon", tmp_path / "out", k_core=2)
+    assert f"meta_Shop.json, line 3 {said}" in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("packed", [json.dumps, repr], ids=["JSON", "Python literals"])
+@pytest.mark.parametrize("ids", [[0, 1, 2], [0.0, 1.0, 2.0], ["0", "1", "2"], [True, False, 0.5]])
+def test_ids_that_are_numbers_find_their_texts(tmp_path, ids, packed):
+    """Numbers in reviews and metadata are the same strings, whichever parser has read them."""
+    reviews = [{"reviewerID": 7, "asin": item, "unixReviewTime": time} for time, item in enumerate(ids)]
+    meta = [{"asin": item, "title": f"title {place}"} for place, item in enumerate(ids)]
+    (tmp_path / "Shop.json").write_bytes(lines(reviews))
+    (tmp_path / "meta_Shop.json").write_text("".join(f"{packed(row)}\n" for row in meta))
+    dataset = prepare(tmp_path / "Shop.json", "amazon", tmp_path / "out", k_core=1)
+    assert dataset.items["title"].to_list() == ["title 0", "title 1", "title 2"]
+    assert dataset.users["user_id"].to_list() == ["7"] and dataset.facts["items_without_text"] == 0

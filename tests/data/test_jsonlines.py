@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 
 import pytest
 
@@ -43,10 +44,23 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, bad, size):
         rows_of(path, size)
 
 
-def test_a_gzip_cut_short_is_told(tmp_path):
+@pytest.mark.parametrize("size", [64, 10**6])
+@pytest.mark.parametrize("whole", [0, 1, 30, 50])
+def test_a_gzip_cut_short_is_told_with_the_lines_that_are_whole(tmp_path, whole, size):
+    """Wherever it was cut, and however much is read at once."""
+    packer = zlib.compressobj(wbits=31)
+    lines = CONTENT.splitlines(keepends=True)
+    packed = packer.compress(b"".join(lines[:whole]) + b'{"id": "r') + packer.flush(zlib.Z_SYNC_FLUSH)
+    path = tmp_path / "rows.json.gz"
+    path.write_bytes(packed)
+    with pytest.raises(DataError, match=f"rows.json.gz is a gzip cut short after {whole} whole lines; fetch"):
+        rows_of(path, size)
+
+
+def test_a_gzip_without_its_last_bytes_is_told(tmp_path):
     path = tmp_path / "rows.json.gz"
     path.write_bytes(gzip.compress(CONTENT)[:-20])
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match=r"cut short after \d\d whole lines"):
         rows_of(path, 64)
 
 
@@ -71,5 +85,5 @@ def test_a_missing_and_an_empty_file_are_told(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         first_object(tmp_path / "none.json")
     (tmp_path / "empty.json").touch()
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError, match="is empty; expected one JSON object a line: fetch or export it again"):
         first_object(tmp_path / "empty.json")

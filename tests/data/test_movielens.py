@@ -73,6 +73,28 @@ def test_a_folder_without_the_files_says_how_to_get_them(tmp_path):
         prepare(tmp_path, "ml-100k", tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["ml-100k.zip", "u.item", "ratings.csv"])
+def test_a_file_that_is_none_of_the_forms_is_named_and_nothing_beside_it_is_read(tmp_path, name):
+    as_folder(tmp_path / "x", GROUPLENS)
+    (tmp_path / "x" / name).write_text("text")
+    with pytest.raises(DataError, match=f"x/{name} is no zip and neither u.data nor ml-100k.inter; give one of these"):
+        prepare(tmp_path / "x" / name, "ml-100k", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["u.data", "ml-100k.inter"])
+def test_the_form_of_the_given_file_is_read_where_both_stand_beside_one_another(tmp_path, given):
+    as_folder(tmp_path / "x", {**GROUPLENS, **ATOMIC})
+    dataset = prepare(tmp_path / "x" / given, "ml-100k", tmp_path / "out", k_core=0)
+    assert dataset.facts["source"]["files"][0]["name"] == given
+
+
+def test_a_member_that_is_empty_is_told_by_its_name(tmp_path):
+    as_zip(tmp_path / "ml.zip", {**GROUPLENS, "u.item": b""}, "ml-100k")
+    with pytest.raises(DataError, match=r"^u.item is empty; expected rows of fields"):
+        prepare(tmp_path / "ml.zip", "ml-100k", tmp_path / "out")
+
+
 def test_a_damaged_archive_is_told(tmp_path):
     as_zip(tmp_path / "ml.zip", {"u.data": GROUPLENS["u.data"] * 100}, "ml-100k")
     content = bytearray((tmp_path / "ml.zip").read_bytes())

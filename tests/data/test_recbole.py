@@ -35,6 +35,8 @@ def test_the_log_alone_is_enough(tmp_path):
         ("user_id:token\titem_id:token\nu\tx\n", "lacks the columns timestamp; found: user_id, item_id"),
         ("user_id:token\titem_id_list:token_seq\titem_id:token\nu\tx y\tz\n", "one history per row"),
         ("user_id:token\titem_id:token\titem_id:float\nu\tx\t1\n", "has the column item_id twice"),
+        ("user_id\titem_id\ttimestamp\ttimestamp\nu\tx\t1\t2\n", "has the column timestamp twice"),
+        ("user_id:token\titem_id:token\ttimestamp:float\nu\tx\t1\nu\ty\t2\t3\n", "toy.inter, line 3 has 4 fields"),
         (INTER + "u3\tx\t1\tsoon\n", "toy.inter, line 5 has the timestamp 'soon'"),
     ],
 )

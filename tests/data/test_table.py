@@ -1,5 +1,7 @@
 """CSV logs with and without the tables beside them."""
 
+import gzip
+
 import pytest
 
 from ed2rec.data.prepare import prepare
@@ -57,9 +59,12 @@ def test_items_and_users_beside_the_log_are_read(tmp_path):
         ("user_id,item_id,timestamp\na,b,1\na,,2\n", "line 3 has no item_id"),
         ("user_id,item_id,timestamp\na,b,1\na\n", "line 3 has no item_id"),
         ("user_id,item_id,timestamp\na,b,nan\n", "line 2 has the timestamp 'nan'"),
-        ("user_id,item_id,timestamp\na,b,1,2,3\n", "cannot be read"),
-        ("user_id,item_id,timestamp\n", "no interactions"),
-        ("", "is empty"),
+        ("user_id,item_id,timestamp\na,b,1,2,3\n", "line 2 has 5 fields, the first line 3; give every line"),
+        ('user_id,item_id,timestamp,comment\na,b,1,"x\ny, z"\na,c,2,y, z\n', "line 4 has 5 fields, the first line 4"),
+        ("user_id,item_id,timestamp,timestamp\na,b,1,2\n", "log.csv has the column timestamp twice"),
+        ("user_id,item_id,timestamp,comment,comment\na,b,1,x,y\n", "log.csv has the column comment twice"),
+        ("user_id,item_id,timestamp\n", "log.csv has no interactions; give a log with at least one"),
+        ("", "is empty; expected rows of fields: fetch or export it again"),
     ],
 )
 def test_a_wrong_log_is_told_in_one_line(tmp_path, content, said):
@@ -67,6 +72,22 @@ def test_a_wrong_log_is_told_in_one_line(tmp_path, content, said):
     with pytest.raises(DataError) as told:
         prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
     assert said in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_row_with_too_many_fields_is_found_in_gzip_as_well(tmp_path):
+    rows = [f"u,i{n},{n}" for n in range(9)]
+    rows[6] += ",more"
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(("user_id,item_id,timestamp\n" + "\n".join(rows)).encode()))
+    with pytest.raises(DataError, match=r"log.csv.gz, line 8 has 4 fields, the first line 3"):
+        prepare(tmp_path / "log.csv.gz", "csv", tmp_path / "out", k_core=0)
+
+
+def test_a_doubled_column_of_the_catalogue_is_told_and_columns_without_a_name_are_not_columns(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,,\na,x,1,,\n")
+    assert prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0).items["item_id"].to_list() == ["x"]
+    (tmp_path / "items.csv").write_text("item_id,title,title\nx,One,Two\n")
+    with pytest.raises(DataError, match=r"items.csv has the column title twice; name each column once"):
+        prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
 
 
 def test_a_log_that_is_not_text_is_told(tmp_path):
