@@ -136,7 +136,7 @@ class Ours:
         self.data = Training(self.split.train, catalogue=items, longest=SIZES["longest"],
                              whole_rows=model.every_position, batch=batch, seed=0)  # fmt: skip
         self.epoch = self.targets = 0
-        self.supervised, model.supervised = model.supervised, self._counted  # type: ignore[method-assign]
+        self.supervised, model.supervised = model.supervised, self._counted  # type: ignore[assignment, method-assign]
 
     def ask(self, word: str) -> dict[str, float]:
         """word: train or rank."""

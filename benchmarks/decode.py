@@ -51,7 +51,7 @@ def run(
     """
     table = realistic_table(CATALOGUE, seed)
     llm, vocabulary = _llm(shape, dtype, seed)
-    against = {}
+    against: dict[str, Any] = {}
     for name, lengths in (("mean 7 items", _history_lengths(users, seed)), ("20 items", np.full(users, 20))):
         prompts = _prompts(vocabulary, table, lengths, seed)
         if progress:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,9 +39,9 @@ def run(
         quantiser.initialise(x, seed)
         table = build(quantiser, x)
         work: dict[str, tuple[Callable[[], object], int, float]] = {
-            "index": (lambda q=quantiser: q.codes(x), entities, _forward(quantiser)),
-            "refresh": (lambda q=quantiser, t=table: refresh(q, x, t), entities, _forward(quantiser)),
-            "train": (lambda q=quantiser: _step(q, x[:1024]), 1024, 3 * _forward(quantiser, decoder=True)),
+            "index": (partial(quantiser.codes, x), entities, _forward(quantiser)),
+            "refresh": (partial(refresh, quantiser, x, table), entities, _forward(quantiser)),
+            "train": (partial(_step, quantiser, x[:1024]), 1024, 3 * _forward(quantiser, decoder=True)),
         }
         found: dict[str, list[tuple[float, float]]] = {what: [] for what in work}
         for _ in range(rounds + 1):
