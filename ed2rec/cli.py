@@ -160,6 +160,8 @@ def train(
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
     for line in workflow.tasks_told(run):
         terminal.say(line)
+    if static := workflow.static_told(run):
+        terminal.say(static)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")
 
 

@@ -109,8 +109,11 @@ def open_run(folder: Path) -> RunFolder:
     folder = _place(folder)
     _put_back(folder)
     if not folder.is_dir():
-        if workspace(folder).is_dir():
+        if complete_checkpoints(workspace(folder)):
             raise RunError(f"the training of {folder} has not finished: continue it with ed2 train … --resume")
+        if workspace(folder).is_dir():
+            raise RunError(f"the training of {folder} has not finished and has no complete checkpoint to go on from: "
+                           f"train it again with ed2 train DATASET --out {folder}")  # fmt: skip
         raise RunError(f"no run at {folder}: train one with ed2 train DATASET --out {folder}")
     if (folder / "dataset.json").is_file():
         raise RunError(f"{folder} is a dataset folder, not a run: give what ed2 train {folder} --out RUN wrote")

@@ -16,7 +16,7 @@ from ed2rec.errors import DataError
 from ed2rec.evaluation.ranking import Evaluation
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.report import Example, ReportData, tested, write_report
-from ed2rec.workflow import LoadedRun, cases_of
+from ed2rec.workflow import LoadedRun, cases_of, static_told
 
 LOSSES = {
     "loss_llm": "recommendation (Eq. 7)",
@@ -44,10 +44,11 @@ def summarise(
     history = folder.metrics.get("history", [])
     churn = inspection.churn_of(folder.metrics)
     tables = inspection.tables(folder)
+    static = static_told(folder)
     counts = f"{len(dataset.users):,} users, {len(dataset.items):,} items, {len(dataset.interactions):,} interactions"
     return ReportData(
         title=f"{folder.model} on {dataset.name}",
-        subtitle=f"{counts}. Seed {folder.settings.seed}.",
+        subtitle=f"{counts}. Seed {folder.settings.seed}." + (f" Note: {static}." if static else ""),
         rows=rows,
         figures=figures or headline(rows),
         losses=_losses(history),

@@ -75,17 +75,15 @@ def train(
     workspace = runs.workspace(out)
     try:
         trained = fit(dataset, settings, workspace, resume, progress)
-    except Ed2Error:
-        if not any(workspace.glob("checkpoint-*")):  # nothing to go on from
-            shutil.rmtree(workspace, ignore_errors=True)
-        raise
     except Exception as error:
-        if not runs.disk_is_full(error):
+        left = runs.complete_checkpoints(workspace)
+        if not left:  # nothing to go on from
+            shutil.rmtree(workspace, ignore_errors=True)
+        if isinstance(error, Ed2Error) or not runs.disk_is_full(error):
             raise
-        raise RunError(
-            f"no room for the checkpoints of {out} in {workspace}: free some space and train again (--resume goes on "
-            "where a checkpoint was complete), or choose another --out; a run that was there is unchanged"
-        ) from error
+        again = "go on with --resume" if left else "train again"
+        raise RunError(f"no room for the checkpoints of {out} in {workspace}: free some space and {again}, or choose "
+                       "another --out; a run that was there is unchanged") from error  # fmt: skip
     if rank == 0:
         runs.save(out, settings, trained.metrics, trained.write, reference(dataset_folder, dataset, settings.split))
         shutil.rmtree(workspace, ignore_errors=True)  # checkpoints, needed until here
@@ -105,6 +103,19 @@ def tasks_told(run: runs.RunFolder) -> list[str]:
     off = run.metrics.get("facts", {}).get("tasks", {}).get("off", {})
     lines = [f"shares of the tokens: {', '.join(told)}"] if told else []
     return lines + [f"task {name} is off: {reason}" for name, reason in off.items()]
+
+
+def static_told(run: runs.RunFolder) -> str:
+    """That the index of an ed2 run never moved where its settings ask it to, for want of steps; "" for other runs."""
+    if run.model != "ed2":
+        return ""
+    from ed2rec.training.branches import moves
+
+    if not moves(run.settings) or any("churn" in entry for entry in run.metrics.get("history", [])):
+        return ""
+    steps = run.metrics.get("steps", 0)
+    return (f"the index is static: too few steps ({steps}) for it to move; raise training.epochs, or set "
+            "training.refreshes=0 where that is meant")  # fmt: skip
 
 
 def fit(

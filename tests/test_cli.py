@@ -257,6 +257,12 @@ def test_a_mistyped_setting_leaves_the_checkpoints_of_an_interrupted_training_al
     assert (checkpoint / "complete").exists()
 
 
+def test_an_index_that_could_not_move_is_told_in_the_closing_lines(trained, ask):
+    code, out, err = ask("train", "colours", "--out", "new", "--config", "small.yaml", "--set", "training.epochs=0.1")
+    assert code == 0 and "the index is static: too few steps (1) for it to move" in out + err
+    assert "index is static" not in "".join(ask("train", "colours", "--out", "new", "--config", "small.yaml")[1:])
+
+
 def test_a_query_of_blanks_is_refused(shop, ask):
     assert "the query is empty" in refused(ask("recommend", "near", "--query", "  "))
 

@@ -167,7 +167,10 @@ def test_a_target_that_cannot_be_written_is_found_before_the_training(tmp_path, 
 
 def test_an_absent_run_an_unfinished_one_and_something_else_are_told_apart(tmp_path):
     assert "no run at" in refusal(runs.open_run, tmp_path / "run")
-    runs.workspace(tmp_path / "run").mkdir()
+    (checkpoint := runs.workspace(tmp_path / "run") / "checkpoint-4").mkdir(parents=True)
+    said = refusal(runs.open_run, tmp_path / "run")
+    assert "no complete checkpoint" in said and "train it again" in said and "--resume" not in said
+    (checkpoint / runs.COMPLETE).touch()
     assert "has not finished" in refusal(runs.open_run, tmp_path / "run") and "--resume" in refusal(
         runs.open_run, tmp_path / "run"
     )

@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 from dataclasses import replace
@@ -100,16 +101,37 @@ def test_checkpoints_are_swept_up_once_the_run_is_saved(shop, monkeypatch):
 
 
 def test_a_disk_that_fills_up_in_training_is_one_line_and_costs_neither_checkpoints_nor_the_run(shop, monkeypatch):
-    workspace = workflow.runs.workspace(shop / "run")
+    checkpoint = workflow.runs.workspace(shop / "run") / "checkpoint-3"
 
     def fills_up(dataset, settings, workspace, resume, progress):
-        workspace.mkdir()
+        checkpoint.mkdir(parents=True)
+        (checkpoint / workflow.runs.COMPLETE).touch()
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(workflow, "fit", fills_up)
-    with pytest.raises(RunError, match=r"no room for the checkpoints of .*--resume"):
+    with pytest.raises(RunError, match=r"no room for the checkpoints of .*go on with --resume"):
         workflow.train(shop / "shop", shop / "run", resolve(extra={"model": "textknn"}))
-    assert workspace.exists() and workflow.load(shop / "run").folder.model == "textknn"
+    assert checkpoint.exists() and workflow.load(shop / "run").folder.model == "textknn"
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), ZeroDivisionError("ours")])
+def test_a_training_that_leaves_nothing_to_go_on_from_leaves_nothing(shop, monkeypatch, fault):
+    """Neither the best state half written nor half a checkpoint; and nobody is sent to --resume."""
+    workspace = workflow.runs.workspace(shop / "new")
+
+    def stops(dataset, settings, workspace, resume, progress):
+        for name in ("best.part", "checkpoint-3"):
+            (workspace / name).mkdir(parents=True)
+        raise fault
+
+    monkeypatch.setattr(workflow, "fit", stops)
+    full = isinstance(fault, OSError)
+    with pytest.raises(RunError if full else ZeroDivisionError) as told:
+        workflow.train(shop / "shop", shop / "new", resolve(extra={"model": "textknn"}))
+    assert not workspace.exists() and "--resume" not in str(told.value)
+    assert not full or "free some space and train again" in str(told.value)
+    with pytest.raises(RunError, match="no run at"):
+        workflow.load(shop / "new")
 
 
 def test_a_user_gets_items_after_everything_the_user_has_taken(shop):
@@ -267,3 +289,18 @@ def test_shares_of_the_tokens_and_tasks_that_are_off_are_told(tmp_path):
     assert "task description is off: no item has a description" in off
     popular = workflow.train(tmp_path / "shop", tmp_path / "popular", resolve(extra={"model": "popularity"}))
     assert workflow.tasks_told(popular) == []
+
+
+def test_an_index_that_had_no_steps_to_move_is_told_with_the_run_and_on_its_page(tmp_path):
+    small.shop().save(tmp_path / "shop")
+    told = {}
+    for changed in ("training.epochs=0.1", "training.epochs=7", "training.refreshes=0"):
+        run = workflow.train(tmp_path / "shop", tmp_path / "run", small.small_settings("training.epochs=0.1", changed))
+        told[changed] = workflow.static_told(run)
+        subtitle = summarise(workflow.load(tmp_path / "run"), [], [], figures=[("1", "run")]).subtitle
+        assert subtitle.endswith(f"Note: {told[changed]}." if told[changed] else "Seed 0.")
+    short, *others = told.values()
+    assert short.startswith("the index is static: too few steps (1) for it to move; raise training.epochs")
+    assert others == ["", ""], "one that moves, and one that is meant to be static"
+    popular = workflow.train(tmp_path / "shop", tmp_path / "popular", resolve(extra={"model": "popularity"}))
+    assert workflow.static_told(popular) == ""
