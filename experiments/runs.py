@@ -10,6 +10,10 @@ Every experiment takes the same arguments:
 OUT holds a run folder per variant and seed, and one JSON line per finished run. What is there with the same settings,
 dataset and seed is not made again, whichever experiment made it, and a training that was interrupted goes on from its
 last checkpoint. So an experiment may be stopped at any time, and several processes may share one OUT (`--variants`).
+
+`--set` stands above every preset that a row starts from, its model's among them, and below the difference that makes
+a row of an ablation. A key without its group (`--set epochs=1`) is looked for in the groups of each row's model; rows
+that do not have it are left out.
 """
 
 from __future__ import annotations
@@ -38,11 +42,16 @@ SHELF = Path("datasets")
 
 @dataclass(frozen=True)
 class Variant:
-    """One row. preset: what goes on top of the base settings; settings: "group.key=value", likewise."""
+    """One row. preset, settings ("group.key=value"): what makes it, on top of everything else.
+
+    below: the preset is the base that a model starts from (its own, or the one that a search found) and stands below
+    `--set`, where the preset of an ablation is the difference that must stay whatever is set.
+    """
 
     name: str
     preset: str | None = None
     settings: tuple[str, ...] = ()
+    below: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,30 @@ class Request:
     counts: dict[str, int]  # users, items, interactions
     data: str  # fingerprint of all its tables
     left_out: dict[str, str] = field(default_factory=dict)  # variant → why it could not be made
+    resolved: dict[tuple[Variant, int], Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def settings(self, variant: Variant, seed: int) -> Settings:
-        """Base presets, then `--set`, then what makes the variant."""
-        changes = differences(variant.preset) if variant.preset else {}
-        return resolve(self.presets, [*self.overrides, *variant.settings], extra={**changes, "seed": seed})
+        """Base presets, the variant's where it stands below, `--set`, then what makes the variant; read once.
+
+        ConfigError where they do not go together: "epochs=1" with a model that is not trained.
+        """
+        if (variant, seed) not in self.resolved:
+            own = [variant.preset] if variant.preset else []
+            base, top = ([*self.presets, *own], []) if variant.below else (self.presets, own)
+            changes = {key: value for preset in top for key, value in differences(preset).items()}
+            settings = resolve(base, [*self.overrides, *variant.settings], extra={**changes, "seed": seed})
+            self.resolved[variant, seed] = settings
+        return self.resolved[variant, seed]
+
+    def refusals(self) -> dict[str, ConfigError]:
+        """variant → why it cannot have what is set; the others may be made."""
+        found = {}
+        for variant in self.variants:
+            try:
+                self.settings(variant, self.seeds[0])
+            except ConfigError as error:
+                found[variant.name] = error
+        return found
 
 
 def ask(
@@ -125,21 +153,28 @@ def collect(request: Request, measure: Measure | None = None, file: str = "resul
     """Make what is asked for and missing; then every row that is there, in the order of variants and seeds.
 
     measure: run → what its row holds besides variant, seed, settings and machine (`evaluated`). A variant that refuses
-    (a model without its texts, an index that collapses) is left out with its reason; where all do, the first reason is
-    raised.
+    (a setting that it does not have, a model without its texts, an index that collapses) is left out with its reason,
+    for settings before anything is trained; where all do, the first reason is raised. Whoever cannot have the settings
+    and was not asked for is not shown either.
     """
-    measure = measure or evaluated
+    measure, path, refusals = measure or evaluated, request.out / file, request.refusals()
+    if len(named := [name for name in request.asked if name in refusals]) == len(request.asked):
+        raise refusals[named[0]]
+    for name in named:
+        _leave_out(request, name, refusals[name])
+    variants = [variant for variant in request.variants if variant.name not in refusals]
     refused: list[Ed2Error] = []
     for seed in request.seeds:
-        for variant in request.variants:
-            if variant.name in request.asked and _find(request, variant, seed, file) is None:
+        for variant in variants:
+            # Read anew each time: another process may have made it meanwhile.
+            if variant.name in request.asked and _key(request, variant, seed) not in _finished(path):
                 try:
-                    _make(request, variant, seed, measure, file)
+                    _make(request, variant, seed, measure, path)
                 except Ed2Error as error:
                     refused.append(error)
-                    request.left_out.setdefault(variant.name, " ".join(str(error).split()))
-                    terminal.say(f"{variant.name}, seed {seed}, left out: {request.left_out[variant.name]}")
-    found = [(v, _find(request, v, seed, file)) for v in request.variants for seed in request.seeds]
+                    _leave_out(request, variant.name, error, f", seed {seed}")
+    finished = _finished(path)
+    found = [(variant, finished.get(_key(request, variant, seed))) for variant in variants for seed in request.seeds]
     rows = [{**row, "variant": variant.name} for variant, row in found if row is not None]
     if refused and not rows:
         raise refused[0]
@@ -168,7 +203,12 @@ def command(main: Callable[[], object]) -> None:
         sys.exit(2)
 
 
-def _make(request: Request, variant: Variant, seed: int, measure: Measure, file: str) -> None:
+def _leave_out(request: Request, name: str, error: Ed2Error, where: str = "") -> None:
+    request.left_out.setdefault(name, " ".join(str(error).split()))
+    terminal.say(f"{name}{where}, left out: {request.left_out[name]}")
+
+
+def _make(request: Request, variant: Variant, seed: int, measure: Measure, path: Path) -> None:
     settings, folder, start = request.settings(variant, seed), run_folder(request, variant, seed), time.perf_counter()
     with terminal.progress() as progress:
         if not _complete(folder, settings):
@@ -182,7 +222,7 @@ def _make(request: Request, variant: Variant, seed: int, measure: Measure, file:
         "steps": run.folder.metrics.get("steps"), **measure(run),
         "train_seconds": round(trained, 1), "hardware": hardware(), "commit": commit(),
     }  # fmt: skip
-    with (request.out / file).open("a", encoding="utf-8") as lines:
+    with path.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(runs.plain(row)) + "\n")
     terminal.say(f"{variant.name}, seed {seed}: {time.perf_counter() - start:.0f} s")
 
@@ -195,10 +235,10 @@ def _complete(folder: Path, settings: Settings) -> bool:
         return False
 
 
-def _find(request: Request, variant: Variant, seed: int, file: str) -> Row | None:
-    path, key = request.out / file, _key(request, variant, seed)
+def _finished(path: Path) -> dict[str, Row]:
+    """key → row of every run that is there; the first of a key that two processes made."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((row for row in map(json.loads, lines) if row["key"] == key), None)
+    return {row["key"]: row for row in map(json.loads, reversed(lines))}
 
 
 def _key(request: Request, variant: Variant, seed: int) -> str:

@@ -5,12 +5,12 @@
     python -m experiments.table1 --toy --models popularity textknn --out runs/toy    in seconds
 
 Settings are those of the preset MODEL-DATASET where `ed2 tune` has left one (its log is in experiments/searches), else
-the model's own. The dataset's name, or its folder's, picks the paper's rows (Instruments, Games or Arts), which are
-compared with where the log has the paper's counts (its Table 6) and is split as there. Each user's rank is kept in
-OUT/ranks, one Parquet file a run, and the `*` is computed from those: the best of our models is better than the second
-at p < 0.01, by a t-test paired over users and corrected over all models (`significance.lead`). Rows of the paper whose
-numbers contradict one another are shown and not compared with. Beside the paper's columns stand validation and, as
-"new only", the test with the history left out of the ranking.
+the model's own; `--set` goes on top of either. The dataset's name, or its folder's, picks the paper's rows
+(Instruments, Games or Arts), which are compared with where the log has the paper's counts (its Table 6) and is split as
+there. Each user's rank is kept in OUT/ranks, one Parquet file a run, and the `*` is computed from those: the best of
+our models is better than the second at p < 0.01, by a t-test paired over users and corrected over all models
+(`significance.lead`). Rows of the paper whose numbers contradict one another are shown and not compared with. Beside
+the paper's columns stand validation and, as "new only", the test with the history left out of the ranking.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from experiments.report import (
     values,
     write,
 )
-from experiments.runs import Request, Row, Variant, ask, by_variant, collect, command, run_folder
+from experiments.runs import Request, Row, Variant, ask, by_variant, collect, command
 
 RESULTS = "table1.jsonl"
 PLOTTED = "NDCG@10"
@@ -54,8 +54,7 @@ IMPROVEMENT = "Improvement %"
 ENOUGH = 95  # percent of the paper's figure: what a baseline of ours is to reach
 NOTHING = [""] * len(BESIDE)  # that the paper prints
 VARIANTS = [
-    Variant(model, model) if model in presets() else Variant(model, settings=(f"model={model}",))
-    for model in workflow.MODELS
+    Variant(model, model if model in presets() else None, (f"model={model}",), below=True) for model in workflow.MODELS
 ]
 Printed = Mapping[str, Sequence[float]]
 
@@ -78,7 +77,7 @@ def tuned(request: Request) -> Request:
 
     def best(variant: Variant) -> Variant:
         name = found_for(variant.name, request)
-        return Variant(variant.name, name) if name in known else variant
+        return replace(variant, preset=name) if name in known else variant
 
     return replace(request, variants=[best(variant) for variant in request.variants])
 
@@ -110,8 +109,7 @@ def per_user_metrics(request: Request, rows: Sequence[Row]) -> dict[str, NDArray
 def _ranks(request: Request, row: Row) -> NDArray[np.int64]:
     path = request.out / "ranks" / f"{row['run']}.parquet"
     if not path.exists():  # lost, but the run is there
-        variant = next(variant for variant in request.variants if variant.name == row["variant"])
-        measured(path.parent, workflow.load(run_folder(request, variant, row["seed"]), request.dataset))
+        measured(path.parent, workflow.load(request.out / row["run"], request.dataset))
     return pl.read_parquet(path).sort("user")["rank"].to_numpy()
 
 
@@ -146,7 +144,9 @@ def other_data(request: Request) -> str:
         ours, others = (", ".join(f"{count:,} {what}" for what, count in side.items())
                         for side in (request.counts, theirs))  # fmt: skip
         return f"Not compared with the paper's {name}: here are {ours}; there {others}."
-    if any(request.settings(variant, request.seeds[0]).split != "leave-one-out" for variant in request.variants):
+    refusals = request.refusals()
+    able = [variant for variant in request.variants if variant.name not in refusals]
+    if any(request.settings(variant, request.seeds[0]).split != "leave-one-out" for variant in able):
         return f"Not compared with the paper's {name}, which holds out each user's last two items: split=global-time."
     return ""
 

@@ -90,6 +90,31 @@ def test_a_variant_stands_above_the_base_and_above_single_settings(variant, base
         assert settings.model_dump(mode="json")[group][name] == value
 
 
+@pytest.mark.parametrize("dataset", ["toy", "Industrial"])  # the model's own preset, and what a search has found
+def test_the_preset_of_a_model_stands_below_single_settings(dataset, tmp_path):
+    words = ["--set", "baseline.dropout=0.6", "--set", "tied=true", "--set", "model=popularity"]
+    request = replace(ask("", table1.VARIANTS, ["--toy", "--out", str(tmp_path), *words]), name=dataset)
+    request = table1.tuned(request)
+    sasrec = next(variant for variant in request.variants if variant.name == "sasrec")
+    assert sasrec.preset == {"toy": "sasrec", "Industrial": "sasrec-industrial"}[dataset]
+    settings = request.settings(sasrec, seed=1)
+    assert (settings.model, settings.baseline.dropout, settings.baseline.tied) == ("sasrec", 0.6, True)
+    assert settings.sasrec.layers == 2 and settings.seed == 1
+
+
+def test_settings_are_read_once_a_variant_and_seed(tmp_path, monkeypatch):
+    request, calls = request_of(tmp_path, [Variant("one", "static"), Variant("two")], "--seeds", "2"), []
+
+    def counted(*given, **more):
+        calls.append(given)
+        return resolve(*given, **more)
+
+    monkeypatch.setattr(runs, "resolve", counted)
+    monkeypatch.setattr(runs, "_make", lambda *given: None)
+    assert collect(request) == [] and len(calls) == 4
+    assert not replace(request, overrides=[]).resolved  # what was read is of these settings alone
+
+
 # Running and resuming.
 
 
@@ -128,6 +153,34 @@ def test_a_variant_that_refuses_is_left_out_with_its_reason_and_the_rest_is_made
     assert "| **popularity** | 1 |" in text and "Left out: fdsa (fdsa needs categories or brands" in text
     with pytest.raises(DataError, match="fdsa needs categories or brands"):
         table1.main([*words[:2], str(tmp_path / "other"), *words[3:], "--models", "fdsa"])
+
+
+SHORT = ["--toy", "--seeds", "1", "--set", "epochs=1"]
+
+
+def test_a_setting_is_looked_for_in_each_models_groups_and_who_lacks_it_is_left_out(tmp_path):
+    """Popularity, which is not trained, has no epochs: it is said where it was asked for, and not shown elsewhere."""
+    table1.main([*SHORT[:3], "--out", str(tmp_path), "--models", "popularity"])
+    for models in (["popularity", "gru4rec"], ["gru4rec"]):
+        table1.main([*SHORT, "--out", str(tmp_path), "--models", *models])
+        text = (tmp_path / "table1.md").read_text()
+        assert "| **GRU4Rec** | 1 |" in text and "**popularity**" not in text
+        assert ("Left out: popularity (--set epochs=1: unknown setting 'epochs'" in text) == (len(models) == 2)
+    run = runs.runs.open_run(next(tmp_path.glob("gru4rec-0-*")))
+    assert run.settings.baseline.epochs == 1
+
+
+def test_who_cannot_have_a_setting_is_left_out_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    def stop(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.workflow, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        table1.main([*SHORT, "--out", str(tmp_path), "--models", "gru4rec", "markov"])
+    assert "markov, left out: --set epochs=1: unknown setting 'epochs'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="epochs=1: unknown setting"):
+        table1.main([*SHORT, "--out", str(tmp_path), "--models", "popularity", "markov"])
+    assert capsys.readouterr().err == ""
 
 
 def test_only_the_variants_that_are_asked_for_are_made_and_all_that_are_there_are_shown(tmp_path):
