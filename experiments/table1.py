@@ -9,14 +9,15 @@ the model's own; `--set` goes on top of either. The dataset's name, or its folde
 (Instruments, Games or Arts), which are compared with where the log has the paper's counts (its Table 6) and is split as
 there. Each user's rank is kept in OUT/ranks, one Parquet file a run, and the `*` is computed from those: the best of
 our models is better than the second at p < 0.01, by a t-test paired over users and corrected over all models
-(`significance.lead`). Rows of the paper whose numbers contradict one another are shown and not compared with. Beside
-the paper's columns stand validation and, as "new only", the test with the history left out of the ranking.
+(`significance.lead`). A difference from the paper has its interval over seeds or, where there is one seed, over users,
+and says so. Rows of the paper whose numbers contradict one another are shown and not compared with. Beside the paper's
+columns stand validation and, as "new only", the test with the history left out of the ranking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from ed2rec import workflow
 from ed2rec.config import plain, presets
 from ed2rec.evaluation.metrics import REPORTED, per_user, printed_violations
-from ed2rec.evaluation.significance import Lead, lead, over_seeds
+from ed2rec.evaluation.significance import Lead, lead, over_seeds, paired_t_test
 from ed2rec.files import replace_file
 from experiments.report import (
     BESIDE,
@@ -53,6 +54,7 @@ PLOTTED = "NDCG@10"
 IMPROVEMENT = "Improvement %"
 ENOUGH = 95  # percent of the paper's figure: what a baseline of ours is to reach
 NOTHING = [""] * len(BESIDE)  # that the paper prints
+OVER_USERS = " (± over users)"  # not over seeds, of which there is one
 VARIANTS = [
     Variant(model, model if model in presets() else None, (f"model={model}",), below=True) for model in workflow.MODELS
 ]
@@ -62,8 +64,8 @@ Printed = Mapping[str, Sequence[float]]
 def main(arguments: Sequence[str] | None = None) -> None:
     request = tuned(ask(__doc__, VARIANTS, arguments))
     rows = collect(request, partial(measured, request.out / "ranks"), RESULTS)
-    leads = leads_of({name: per_user_metrics(request, own) for name, own in by_variant(rows).items()})
-    table = Table(by_variant(rows), printed_for(request), leads)
+    users = {name: per_user_metrics(request, own) for name, own in by_variant(rows).items()}
+    table = Table(by_variant(rows), printed_for(request), leads_of(users), users)
     header, lines = ["model", "seeds", *REPORTED, *BESIDE], table.lines()
     title = f"Table 1: {request.name}, test split"
     text = f"# {title}\n\n{markdown(header, lines)}\n\n{table.notes(request)}\n{facts(request, rows)}"
@@ -164,11 +166,13 @@ def signed(gaps: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """ours: model → its rows, one a seed. printed: the paper's rows. leads: metric → who leads among ours."""
+    """ours: model → its rows, one a seed. printed: the paper's rows. leads: metric → who leads among ours.
+    users: model → metric → (users,) as `per_user_metrics` has them, for the interval of a model with one seed."""
 
     ours: Mapping[str, Sequence[Row]]
     printed: Printed
     leads: Mapping[str, Lead]
+    users: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """The paper's models in its order, then ours that it does not have."""
@@ -188,9 +192,22 @@ class Table:
                 theirs = [f"{value:.4f}" for value in self.printed[name]]
                 lines.append([f"{name}, paper{note}", "", *theirs, *NOTHING])
             if name in own and name in self.printed and not self.refused(name):
-                gaps = np.array([values(row) for row in own[name][1]]) - self.printed[name]
-                lines.append([f"{name}, ours − paper", "", *map(signed, gaps.T.tolist()), *NOTHING])
+                lines.append(self._difference(name, *own[name]))
         return [*lines, *self._improvements()]
+
+    def _difference(self, name: str, model: str, rows: Sequence[Row]) -> list[str]:
+        """Ours − the paper's, with the interval over the seeds, or over the users where there is one seed."""
+        gaps = (np.array([values(row) for row in rows]) - self.printed[name]).T.tolist()
+        label, cells = f"{name}, ours − paper", list(map(signed, gaps))
+        if self._over_users(name, model):
+            label += OVER_USERS
+            found = (paired_t_test(self.users[model][metric], np.full(len(self.users[model][metric]), theirs))
+                     for metric, theirs in zip(REPORTED, self.printed[name], strict=True))  # fmt: skip
+            cells = [f"{text} ± {half(test.difference):.4f}" for text, test in zip(cells, found, strict=True)]
+        return [label, "", *cells, *NOTHING]
+
+    def _over_users(self, name: str, model: str) -> bool:
+        return len(self.ours[model]) == 1 and model in self.users and name in self.printed and not self.refused(name)
 
     def refused(self, name: str) -> list[str]:
         """Why the paper's row is not compared with; empty where it may be."""
@@ -229,6 +246,10 @@ class Table:
             for name in self.names() if (reasons := self.refused(name))
         ]  # fmt: skip
         lines += filter(None, [other_data(request), self._shares()])
+        if any(self._over_users(known_as(model), model) for model in self.ours):
+            lines.append("± over users: of a model with one seed, half the 95 % t-interval over the users of that run, "
+                         "the paper's number taken as exact. It says how far other users could move the difference, "
+                         "not how far another seed could: it is not the interval over seeds.")  # fmt: skip
         searched = [v.name for v in request.variants if v.name in self.ours and v.preset == found_for(v.name, request)]
         lines.append(f"Settings found by a search (`ed2 tune`): {', '.join(searched) or 'none'}.")
         if self.leads:

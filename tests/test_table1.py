@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from scipy import stats
 
 from ed2rec.config import differences, for_model, plain, presets, resolve, what_is_read
 from ed2rec.evaluation.metrics import REPORTED, reported
@@ -112,6 +113,34 @@ def test_ours_stands_above_the_papers_and_the_difference_below():
     assert lines["**SASRec**"][6:] == ["0.5000 ± 0.0000", "0.7000 ± 0.0000", "0.6000 ± 0.0000"]
     assert list(lines).index("**SASRec**") + 1 == list(lines).index("SASRec, paper")
     assert table1.signed([-0.25]) == "−0.2500"
+
+
+def test_with_one_seed_the_difference_has_its_interval_over_users_and_says_so(tmp_path):
+    """400 users, of whom half are hits: s² = n/(n − 1)/4, so s/√n = 1/2/√399, and half is t(0.975; 399) of that."""
+    hits = {metric: np.arange(400) % 2.0 for metric in REPORTED}
+    rows, printed = {"sasrec": [made_up("sasrec", 0, *[1 / 2] * 5)]}, {"SASRec": [0.4, 0.5, 0.6, 0.45, 0.48]}
+    table = table1.Table(rows, printed, {}, {"sasrec": hits})
+    half = stats.t.ppf(0.975, 399) / 2 / np.sqrt(399)
+    gaps = ["+0.1000", "+0.0000", "−0.1000", "+0.0500", "+0.0200"]
+    line = lines_of(table)["SASRec, ours − paper (± over users)"]
+    assert line[1:] == [f"{gap} ± {half:.4f}" for gap in gaps] + [""] * 3
+    notes = table.notes(request_in(tmp_path, "Instruments"))
+    assert "± over users: of a model with one seed, half the 95 % t-interval over the users" in notes
+    # Two seeds, or a paper's row that is not compared with: nothing is over users.
+    for ours, theirs in (({"sasrec": rows["sasrec"] * 2}, printed), (rows, {"SASRec": [0.5, 0.5, 0.5, 0.1, 0.5]})):
+        other = table1.Table(ours, theirs, {}, {"sasrec": hits})
+        assert not [name for name in lines_of(other) if "over users" in name]
+        assert "over users:" not in other.notes(request_in(tmp_path, "Instruments"))
+
+
+def test_the_interval_over_users_is_that_of_the_ranks_which_the_run_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(table1, "printed_for", lambda request: {"textknn": [0.4, 0.5, 0.6, 0.45, 0.48]})
+    table1.main(["--toy", "--out", str(tmp_path), "--models", "textknn", "--seeds", "1"])
+    row = next(line for line in (tmp_path / "table1.md").read_text().splitlines() if "ours − paper" in line)
+    hits = pl.read_parquet(next((tmp_path / "ranks").iterdir()))["rank"].to_numpy() <= 10
+    half = stats.t.ppf(0.975, 23) * hits.std(ddof=1) / np.sqrt(24)
+    assert row.split(" | ")[0] == "| textknn, ours − paper (± over users)"
+    assert row.split(" | ")[4] == f"{table1.signed([hits.mean() - 0.6])} ± {half:.4f}"
 
 
 def test_models_that_only_one_side_has_are_shown_without_a_difference():
