@@ -42,12 +42,14 @@ def beside(rows: Sequence[Row]) -> list[str]:
     return [cell([row[part][metric] for row in rows]) for part, metric in parts]
 
 
-def cell(numbers: Sequence[float], digits: int = 4) -> str:
-    """mean ± half the 95 % interval over the seeds; the number alone where there is one seed."""
+def cell(numbers: Sequence[float], digits: int = 4, kind: str = "f") -> str:
+    """mean ± half the 95 % interval over the seeds; the number alone where there is one seed. kind: "f", or "e" for
+    powers of ten."""
     if not len(numbers):
         return ""
     found = over_seeds(numbers)
-    return f"{found.mean:.{digits}f}" + (f" ± {half(found):.{digits}f}" if len(numbers) > 1 else "")
+    form = f".{digits}{kind}"
+    return f"{found.mean:{form}}" + (f" ± {half(found):{form}}" if len(numbers) > 1 else "")
 
 
 def half(interval: Interval) -> float:

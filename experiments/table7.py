@@ -8,7 +8,7 @@ are not to be subtracted from one another. Only models that `ed2 train` knows ha
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ed2rec.config import plain
 from ed2rec.workflow import LoadedRun, cases_of
 from experiments import table1
-from experiments.report import OURS, PAPER, facts, markdown, paper, write
+from experiments.report import OURS, PAPER, cell, facts, markdown, paper, write
 from experiments.runs import Row, ask, by_variant, collect, command
 
 ALONE, TOGETHER = 50, 512  # users
@@ -31,15 +31,10 @@ VARIANTS = [replace(variant, name=KNOWN.get(variant.name, variant.name)) for var
 def main(arguments: Sequence[str] | None = None) -> None:
     request = ask(__doc__, VARIANTS, arguments, seeds=1, toy_seeds=1)
     rows = collect(request, timed, "times.jsonl")
-    ours = by_variant(rows)
-    lines = [
-        [name, *(_seconds(ours[name], key) if name in ours else "" for key in ("alone", "together")),
-         f"{PRINTED[name]:.2e}" if name in PRINTED else ""]
-        for name in dict.fromkeys([*ours, *PRINTED])
-    ]  # fmt: skip
+    ours = {table1.known_as(plain(name)): own for name, own in by_variant(rows).items()}
     users = ", ".join(sorted({f"{row['users alone']} one by one, {row['users together']} together" for row in rows}))
     header = ["model", "one user at a time, s", "users together, s per user", "paper, s"]
-    text = f"# Table 7: inference time\n\n{markdown(header, lines)}\n\nUsers: {users}. {facts(request, rows)}"
+    text = f"# Table 7: inference time\n\n{markdown(header, lines(ours))}\n\nUsers: {users}. {facts(request, rows)}"
     write(request, "table7", text, draw(ours))
 
 
@@ -63,8 +58,13 @@ def timed(run: LoadedRun) -> dict[str, Any]:
     }
 
 
-def _seconds(rows: Sequence[Row], key: str) -> str:
-    return f"{np.mean([row[key] for row in rows]):.2e}"
+def lines(ours: Mapping[str, Sequence[Row]]) -> list[list[str]]:
+    """ours: the paper's name of a model, or its own → its rows. Ours with the interval over seeds, then the paper's."""
+    return [
+        [name, *(cell([row[key] for row in ours.get(name, [])], 2, "e") for key in ("alone", "together")),
+         f"{PRINTED[name]:.2e}" if name in PRINTED else ""]
+        for name in dict.fromkeys([*ours, *PRINTED])
+    ]  # fmt: skip
 
 
 def draw(ours: dict[str, list[Row]]) -> Figure:

@@ -338,6 +338,24 @@ def test_models_are_found_among_the_papers_whatever_their_punctuation():
     assert table7.VARIANTS[0].name == "ED²"
 
 
+def test_times_have_intervals_over_seeds_and_stand_beside_the_papers_row_of_the_model():
+    rows = [{"alone": seconds, "together": seconds / 100} for seconds in (0.01, 0.02, 0.03)]
+    lines = {line[0]: line[1:] for line in table7.lines({"SR-GNN": rows, "SASRec": rows[:1]})}
+    # Half the interval: t(0.975; 2) · 0.01 / sqrt 3 = 4.3027 · 0.005774 = 0.02484.
+    assert lines["SR-GNN"] == ["2.00e-02 ± 2.48e-02", "2.00e-04 ± 2.48e-04", "6.21e-02"]
+    assert lines["SASRec"] == ["1.00e-02", "1.00e-04", ""] and lines["LC-Rec"] == ["", "", "5.93e-02"]
+
+
+def test_times_are_shown_under_the_names_of_the_other_tables(tmp_path, monkeypatch):
+    row = {**made_up("", 0, *[0.1] * 5), "alone": 0.01, "together": 0.01, "users alone": 5, "users together": 5}
+    names = ["ED²", "SR-GNN", "fmlprec", "s3rec", "popularity"]
+    monkeypatch.setattr(table7, "collect", lambda *given: [{**row, "variant": name} for name in names])
+    table7.main(["--toy", "--out", str(tmp_path)])
+    found = [line.split(" | ")[0] for line in (tmp_path / "table7.md").read_text().splitlines()[4:12]]
+    ours = ["| ED²", "| SR-GNN", "| FMLP-Rec", "| S3-Rec", "| popularity"]
+    assert found == [*ours, "| MA-GNN", "| CLLM4Rec", "| LC-Rec"]
+
+
 def test_the_toy_is_a_dataset_with_texts_and_categories(tmp_path):
     toy.shop().save(tmp_path / "toy")
     dataset = toy.Dataset.load(tmp_path / "toy")
