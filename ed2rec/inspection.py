@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ed2rec.charts import OTHER, CodeShares, draw_code_shares
-from ed2rec.errors import ConfigError, DataError, RunError
+from ed2rec.charts import OTHER, PALETTE, CodeShares, draw_code_shares
+from ed2rec.errors import DataError, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.runs import RunFolder, open_run
 from ed2rec.workflow import its_dataset
@@ -86,102 +86,9 @@ def spell(table: IndexTable, item: int) -> str:
     return "".join(tokens) + (f"<p_{table.suffix[item]}>" if table.suffix[item] >= 0 else "")
 
 
-def first_codes(table: IndexTable, items: pl.DataFrame, rows: int = 12, codes: int = 6) -> CodeShares:
-    """How the first code divides the items (Figure 4): counts of items by category and code.
-
-    rows: the most frequent categories; an item counts in each of its own. A category that more than half of the items
-    carry is left out where there are others: it is the shop itself. Brands stand in where no item has a category.
-    codes: the most used ones over all items have a column each, the others share the last one.
-    Raises DataError where the items have neither categories nor brands.
-    """
-    by, lists = "category", items["categories"].str.split(",")
-    if not _named(table, lists).height:
-        by, lists = "brand", items.select(pl.concat_list("brand"))["brand"]
-    names = _named(table, lists)
-    if not names.height:
-        raise DataError("the items have neither categories nor brands, so there is nothing to draw their codes by")
-    frequent = names.group_by("name").len().sort("len", "name", descending=[True, False])
-    telling = frequent.filter(pl.col("len") <= len(items) / 2)
-    shown = (telling if len(telling) else frequent)["name"].head(rows).to_list()
-    used = np.bincount(table.codes[:, 0], minlength=table.sizes[0])
-    chosen = [int(code) for code in np.argsort(-used, kind="stable")[:codes] if used[code]]
-    counts = np.zeros((len(shown), table.sizes[0]), dtype=np.int64)
-    names = names.filter(pl.col("name").is_in(shown))
-    np.add.at(counts, (np.array([shown.index(name) for name in names["name"]]), names["code"].to_numpy()), 1)
-    columns, labels = counts[:, chosen], [f"<{LETTERS[0]}_{code}>" for code in chosen]
-    if len(chosen) < np.count_nonzero(used):
-        columns = np.column_stack([columns, counts.sum(1) - columns.sum(1)])
-        labels.append(OTHER)
-    return CodeShares(by, shown, labels, columns)
-
-
-def _named(table: IndexTable, lists: pl.Series) -> pl.DataFrame:
-    """(item, first code, name), a row for each name of an item. lists: of names, row r is item number r."""
-    named = pl.DataFrame({"item": np.arange(len(lists)), "code": table.codes[:, 0], "name": lists}).explode("name")
-    return named.with_columns(pl.col("name").str.strip_chars()).filter(pl.col("name") != "").unique()
-
-
-def draw_first_codes(run: Path, file: Path, dataset_folder: Path | None = None) -> CodeShares:
-    """Figure 4 of a run as a PNG, SVG or PDF file; returns what it shows. Raises ConfigError for another ending."""
-    folder = open_run(run)
-    items = its_dataset(folder, dataset_folder).items
-    shares = first_codes(_table(folder, "items", items["item_id"].to_list()), items, codes=9)
-    draw_code_shares(file, shares, f"{folder.dataset['name']}: the first code of {len(items):,} items")
-    return shares
-
-
 def code_counts(table: IndexTable) -> list[np.ndarray]:
     """For every level, how many entities carry each code."""
     return [np.bincount(column, minlength=size) for column, size in zip(table.codes.T, table.sizes, strict=True)]
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """How many items of each category carry each code. counts: (categories, codes), both the most frequent first; the
-    rest of either stands last, as "others"."""
-
-    categories: list[str]
-    codes: list[str]
-    counts: np.ndarray
-
-
-def categories_by_code(
-    run: Path, dataset_folder: Path | None = None, level: int = 0, categories: int = 12, codes: int = 12
-) -> Crossing:
-    """The run's items by category and by their code of one level (0: the first). categories, codes: how many of each
-    are told apart. Items without category (or brand, where the dataset has no categories) are left out."""
-    folder = open_run(run)
-    dataset = its_dataset(folder, dataset_folder)
-    table = _table(folder, "items", dataset.items["item_id"].to_list())
-    if not 0 <= level < table.levels:
-        raise ConfigError(f"level {level}, but the index has levels 0 to {table.levels - 1}")
-    labels = np.array(telling_categories(dataset.items["categories"].to_list(), dataset.items["brand"].to_list()))
-    known = labels != ""
-    rows, row = _most(labels[known], categories)
-    letter = LETTERS[level]
-    columns, column = _most(np.array([f"{letter}_{code}" for code in table.codes[known, level]]), codes)
-    counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
-    np.add.at(counts, (row, column), 1)
-    return Crossing(rows, columns, counts)
-
-
-def telling_categories(categories: Sequence[str], brands: Sequence[str]) -> list[str]:
-    """One label an item: of its categories ("Musical Instruments,Keyboards,Pianos") the first that at most half of the
-    items with categories have, for the root says nothing; its brand where no item has categories; "" where unknown."""
-    paths = [[part.strip() for part in text.split(",") if part.strip()] for text in categories]
-    if not any(paths):
-        return list(brands)
-    shared = Counter(part for path in paths for part in set(path))
-    most = sum(map(bool, paths)) / 2
-    return [next((part for part in path if shared[part] <= most), path[-1] if path else "") for path in paths]
-
-
-def _most(labels: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
-    """The most frequent labels, then "others" where there are more; and the place of every label among them."""
-    ranked = [name for name, _ in sorted(Counter(labels.tolist()).items(), key=lambda pair: (-pair[1], pair[0]))]
-    kept = ranked if len(ranked) <= limit else [*ranked[:limit], "others"]
-    place = {name: min(number, limit) for number, name in enumerate(ranked)}
-    return kept, np.array([place[name] for name in labels.tolist()], dtype=np.int64)
 
 
 def tables(folder: RunFolder) -> dict[str, IndexTable]:
@@ -198,3 +105,94 @@ def _table(folder: RunFolder, kind: str, ids: list[str] | None = None) -> IndexT
 
 def _path(folder: RunFolder, kind: str) -> Path:
     return folder.path / "index" / f"{kind}.parquet"
+
+
+# Figure 4: what the first code stands for.
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """How many items of each category carry each first code. counts: (categories, codes), both the most frequent first.
+    by: what the categories are ("category", "brand")."""
+
+    categories: list[str]
+    codes: list[str]
+    counts: np.ndarray
+    by: str = "category"
+
+
+def categories_by_code(table: IndexTable, items: pl.DataFrame) -> Crossing:
+    """All items that have a category, by the one that tells them apart (`telling_categories`) and by first code.
+
+    items: row r is item number r. Brands stand in where no item has a category. Raises DataError where the items have
+    neither.
+    """
+    categories, brands = (items[column].fill_null("").to_list() for column in ("categories", "brand"))
+    labels = np.array(telling_categories(categories, brands))
+    known = labels != ""
+    if not known.any():
+        raise DataError("the items have neither categories nor brands, so there is nothing to count their codes by")
+    rows, row = _ranked(labels[known])
+    columns, column = _ranked(table.codes[known, 0])
+    counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
+    np.add.at(counts, (row, column), 1)
+    by = "category" if any(map(_path_of, categories)) else "brand"
+    return Crossing(rows, [f"<{LETTERS[0]}_{code}>" for code in columns], counts, by)
+
+
+def telling_categories(categories: Sequence[str], brands: Sequence[str]) -> list[str]:
+    """One label an item: of its categories ("Musical Instruments,Keyboards,Pianos") the first that at most half of the
+    items with categories have, for the root says nothing; its brand where no item has categories; "" where unknown.
+
+    One, because then counts are items, and purity and information can be had from them. Of categories that are not
+    nested (genres of a film) it is the one that is named first.
+    """
+    paths = [_path_of(text) for text in categories]
+    if not any(paths):
+        return [brand.strip() for brand in brands]
+    shared = Counter(part for path in paths for part in set(path))
+    most = sum(map(bool, paths)) / 2
+    return [next((part for part in path if shared[part] <= most), path[-1] if path else "") for path in paths]
+
+
+def shares_of(crossing: Crossing, rows: int = 12, codes: int = 6) -> CodeShares:
+    """What a picture has room for: the `rows` most frequent categories, and a column for each of the `codes` most used
+    codes; the other codes share the last one."""
+    columns, counts = crossing.codes, crossing.counts[:rows]
+    if len(columns) > codes:
+        columns = [*columns[:codes], OTHER]
+        counts = np.column_stack([counts[:, :codes], counts[:, codes:].sum(axis=1)])
+    return CodeShares(crossing.by, crossing.categories[:rows], columns, counts)
+
+
+def first_codes(table: IndexTable, items: pl.DataFrame, rows: int = 12, codes: int = 6) -> CodeShares:
+    """`shares_of` the `categories_by_code` of a table."""
+    return shares_of(categories_by_code(table, items), rows, codes)
+
+
+def draw(crossing: Crossing, file: Path, name: str) -> CodeShares:
+    """The picture as a PNG, SVG or PDF file; returns what it shows. name: of the dataset. Raises ConfigError for
+    another ending."""
+    shares = shares_of(crossing, codes=len(PALETTE))
+    shown, known = shares.counts.sum(), crossing.counts.sum()
+    draw_code_shares(file, shares, f"{name}: the first code of {shown:,} of {known:,} items with a {crossing.by}")
+    return shares
+
+
+def draw_first_codes(run: Path, file: Path, dataset_folder: Path | None = None) -> CodeShares:
+    """Figure 4 of a run (`draw`)."""
+    folder = open_run(run)
+    items = its_dataset(folder, dataset_folder).items
+    table = _table(folder, "items", items["item_id"].to_list())
+    return draw(categories_by_code(table, items), file, folder.dataset["name"])
+
+
+def _path_of(categories: str) -> list[str]:
+    return [part.strip() for part in categories.split(",") if part.strip()]
+
+
+def _ranked(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The labels, the most frequent first and then in order, and the place of each entry among them."""
+    names, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return names[order].tolist(), np.argsort(order)[place]

@@ -4,45 +4,42 @@
 
 Beside the picture stand two numbers: purity, the share of items that have the most frequent category of their first
 code (to be compared with the share of the largest category), and the mutual information of code and category as a share
-of the mean entropy of both (0: they say nothing of each other, 1: they are the same). The picture is the first seed's.
+of the mean entropy of both (0: they say nothing of each other, 1: they are the same). The picture is the first seed's,
+the one that `ed2 index RUN stats --picture` draws of its run.
 """
 
 from collections.abc import Sequence
 
 from sklearn.metrics import normalized_mutual_info_score
 
-from ed2rec.charts import CodeShares, draw_code_shares
-from ed2rec.data.dataset import Dataset
 from ed2rec.errors import DataError
-from ed2rec.inspection import Crossing, categories_by_code, telling_categories
+from ed2rec.inspection import Crossing, categories_by_code, draw, tables, telling_categories
+from ed2rec.runs import open_run
 from experiments.report import cell, facts, markdown, paper, write
-from experiments.runs import Variant, ask, collect, command, run_folder
+from experiments.runs import Variant, ask, collect, command
 
 VARIANTS = [Variant("ED², 4 first codes", "figure4")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     request = ask(__doc__, VARIANTS, arguments, seeds=1, toy_seeds=1)
-    items = Dataset.load(request.dataset).items
+    items = request.items
     if not any(telling_categories(items["categories"].to_list(), items["brand"].to_list())):
         raise DataError(f"no item of {request.name} has categories or a brand, so there is nothing to count by code")
     rows = collect(request)
-    found = [categories_by_code(run_folder(request, VARIANTS[0], seed), request.dataset) for seed in request.seeds]
-    everything = [categories_by_code(run_folder(request, VARIANTS[0], seed), request.dataset, 0, 10**9, 10**9)
-                  for seed in request.seeds]  # fmt: skip
-    first = found[0]
-    lines = [[name, *map(str, counts)] for name, counts in zip(first.categories, first.counts.tolist(), strict=True)]
+    found = [categories_by_code(tables(open_run(request.out / row["run"]))["items"], items) for row in rows]
+    shown = draw(found[0], request.out / "figure4.png", request.name)
+    lines = [[name, *map(str, counts)] for name, counts in zip(shown.names, shown.counts.tolist(), strict=True)]
+    header = [shown.by, *(f"`{code}`" for code in shown.codes)]
     said = "\n".join(f"- {sentence}" for sentence in paper()["figure4"]["said"])
     text = (
-        f"# Figure 4: categories of the first index token\n\n{markdown(['category', *first.codes], lines)}\n\n"
-        f"Purity {cell([purity(one) for one in everything])} (largest category "
-        f"{cell([largest(one) for one in everything])}), mutual information "
-        f"{cell([information(one) for one in everything])}.\n{facts(request, rows)}\n\n"
+        f"# Figure 4: categories of the first index token\n\n{markdown(header, lines)}\n\n"
+        f"Shown: {shown.counts.sum():,} of {found[0].counts.sum():,} items with a {shown.by}. Of all of them: purity "
+        f"{cell([purity(one) for one in found])} (largest {shown.by} {cell([largest(one) for one in found])}), mutual "
+        f"information {cell([information(one) for one in found])}.\n{facts(request, rows)}\n\n"
         f"The paper, on Instruments with {paper()['figure4']['sizes']} codes, says (no numbers are printed):\n\n{said}"
     )
     write(request, "figure4", text)
-    shares = CodeShares("category", first.categories, first.codes, first.counts)
-    draw_code_shares(request.out / "figure4.png", shares, f"{request.name}: categories by first index token")
 
 
 def purity(crossing: Crossing) -> float:

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from ed2rec import runs, terminal, workflow
 from ed2rec.config import Settings, differences, nearest, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
@@ -68,6 +70,7 @@ class Request:
     name: str  # of the dataset
     counts: dict[str, int]  # users, items, interactions
     data: str  # fingerprint of all its tables
+    items: pl.DataFrame = field(repr=False, compare=False)  # its catalogue
     left_out: dict[str, str] = field(default_factory=dict)  # variant → why it could not be made
     resolved: dict[tuple[Variant, int], Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -146,6 +149,7 @@ def ask(
         name=dataset.name,
         counts=dataset.counts(),
         data=dataset.checksum(),
+        items=dataset.items,
     )
 
 

@@ -14,7 +14,7 @@ from ed2rec.baselines import trainer
 from ed2rec.config import differences, resolve
 from ed2rec.errors import ConfigError, DataError
 from ed2rec.evaluation.metrics import REPORTED
-from ed2rec.inspection import Crossing, churn_of
+from ed2rec.inspection import Crossing, churn_of, draw_first_codes
 from experiments import figure4, figure6, report, runs, table1, table2, table3, table7, toy
 from experiments.report import average_degradation, paper
 from experiments.runs import Variant, ask, collect
@@ -325,6 +325,29 @@ def test_purity_and_information_of_figure_4_by_hand():
     # In bits: H(category) = H(code) = 1, and 2 I / (1 + 1) = I = 1 + 1 - H(pair).
     pair = 2 * (3 / 8 * np.log2(8 / 3) + 1 / 8 * np.log2(8))
     assert figure4.information(mixed) == pytest.approx(2 - pair, abs=1e-6)
+
+
+def test_figure_4_is_the_picture_that_ed2_index_draws_of_the_run(out, tmp_path, monkeypatch):
+    crossings, crossed, loads = [], figure4.categories_by_code, []
+
+    def counted(*given):
+        crossings.append(crossed(*given))
+        return crossings[-1]
+
+    words = ["--toy", "--out", str(out), "--seeds", "1"]
+    figure4.main(words)  # where the run is not there yet
+    with monkeypatch.context() as patch:
+        patch.setattr(figure4, "categories_by_code", counted)
+        load = toy.Dataset.load
+        patch.setattr(toy.Dataset, "load", lambda folder: loads.append(folder) or load(folder))
+        figure4.main(words)
+    assert len(loads) == 1 and len(crossings) == 1  # one seed
+    run = next(out.glob("ED2--4-first-codes-0-*"))
+    shown = draw_first_codes(run, tmp_path / "p.png")
+    lines = (out / "figure4.md").read_text().splitlines()
+    rows = [[name, *map(str, counts)] for name, counts in zip(shown.names, shown.counts.tolist(), strict=True)]
+    assert [line.strip("| ").split(" | ") for line in lines[4 : 4 + len(rows)]] == rows
+    assert (tmp_path / "p.png").read_bytes() == (out / "figure4.png").read_bytes()
 
 
 def test_figure_4_refuses_a_dataset_that_says_nothing_of_its_items(tmp_path, capsys):

@@ -70,21 +70,6 @@ def test_code_counts_add_up_to_the_entities():
     assert [count.tolist() for count in counts] == [[3, 1, 1], [2, 3]]
 
 
-def test_categories_are_crossed_with_first_codes_the_most_frequent_first(run, tmp_path):
-    dataset = inspection.its_dataset(runs.open_run(run))
-    categories = ["Shop,Tea", "Shop,Tea,Green", "Shop,Tea", "", "Shop,Cups"]
-    items = dataset.items.with_columns(categories=pl.Series(categories))
-    dataclasses.replace(dataset, items=items).save(tmp_path / "with categories")
-    crossed = inspection.categories_by_code(run, tmp_path / "with categories")
-    # "Shop" and "Tea" are in 4 and 3 of 4 items: neither tells them apart, so the last of a path that has no other.
-    assert crossed.categories == ["Tea", "Cups", "Green"] and crossed.codes == ["a_0", "a_2"]
-    assert crossed.counts.tolist() == [[2, 0], [0, 1], [1, 0]]
-    few = inspection.categories_by_code(run, tmp_path / "with categories", level=1, categories=1)
-    assert few.categories == ["Tea", "others"] and few.counts.sum() == 4
-    with pytest.raises(ConfigError, match="levels 0 to 1"):
-        inspection.categories_by_code(run, tmp_path / "with categories", level=2)
-
-
 def test_brands_stand_in_where_a_dataset_has_no_categories():
     assert inspection.telling_categories(["", ""], ["Acme", ""]) == ["Acme", ""]
     assert inspection.telling_categories(["Music,Drums", "Music,Pianos", ""], ["x"] * 3) == ["Drums", "Pianos", ""]
@@ -94,19 +79,23 @@ def catalogue(categories=("", "", "", "", ""), brands=("", "", "", "", "")):
     return pl.DataFrame({"categories": list(categories), "brand": list(brands)})
 
 
-def test_first_codes_are_counted_by_category_and_an_item_counts_in_each_of_its_own():
-    """First codes are 0 0 0 1 2. All are in the shop, which says nothing; "b" has items 0, 1 and "a" items 1, 4."""
-    items = catalogue(["shop, b", "shop,b ,a", "shop", "shop,c,c", "shop,a"])
-    shares = inspection.first_codes(table_of(CODES, (3, 2)), items)
-    assert (shares.by, list(shares.names)) == ("category", ["a", "b", "c"])
-    assert list(shares.codes) == ["<a_0>", "<a_1>", "<a_2>"]
-    assert shares.counts.tolist() == [[1, 0, 1], [2, 0, 0], [0, 1, 0]]
+def test_categories_are_crossed_with_first_codes_the_most_frequent_first():
+    """First codes are 0 0 0 1 2. "shop" and "tea" are in 4 and 3 of 4 items: neither tells them apart."""
+    items = catalogue(["shop,tea", "shop, tea ,green", "shop,tea", "", "shop,cups"])
+    crossed = inspection.categories_by_code(table_of(CODES, (3, 2)), items)
+    # The last of a path that has no other; of as many, in order of their names.
+    assert (crossed.by, crossed.categories, crossed.codes) == ("category", ["tea", "cups", "green"], ["<a_0>", "<a_2>"])
+    assert crossed.counts.tolist() == [[2, 0], [0, 1], [1, 0]]
 
 
 def test_the_most_frequent_categories_and_codes_are_shown_and_the_other_codes_together():
-    shares = inspection.first_codes(table_of(CODES, (3, 2)), catalogue(["b", "b,a", "", "c", "a"]), rows=2, codes=1)
-    assert list(shares.names) == ["a", "b"] and list(shares.codes) == ["<a_0>", charts.OTHER]
-    assert shares.counts.tolist() == [[1, 1], [2, 0]]
+    table, items = table_of(CODES, (3, 2)), catalogue(["b", "b,a", "", "c", "a"])
+    shares = inspection.first_codes(table, items, rows=2, codes=1)
+    assert list(shares.names) == ["b", "a"] and list(shares.codes) == ["<a_0>", charts.OTHER]
+    assert shares.counts.tolist() == [[2, 0], [0, 1]]
+    whole = inspection.first_codes(table, items)
+    assert list(whole.names) == ["b", "a", "c"] and list(whole.codes) == ["<a_0>", "<a_1>", "<a_2>"]
+    assert whole.counts.sum() == 4  # each item that has a category, once
 
 
 def test_a_category_of_every_item_is_shown_where_there_is_no_other():
@@ -117,9 +106,18 @@ def test_brands_stand_in_for_categories_and_items_with_neither_are_refused():
     items = catalogue(brands=["Acme, Inc.", "", "Acme, Inc.", "", "Z"])
     shares = inspection.first_codes(table_of(CODES, (3, 2)), items)
     assert (shares.by, list(shares.names)) == ("brand", ["Acme, Inc.", "Z"])
-    assert shares.counts.tolist() == [[2, 0, 0], [0, 0, 1]]
+    assert shares.counts.tolist() == [[2, 0], [0, 1]]  # of the items with a brand none has the code 1
     with pytest.raises(DataError, match="neither categories nor brands"):
         inspection.first_codes(table_of(CODES, (3, 2)), catalogue())
+
+
+def test_the_picture_of_a_run_shows_its_first_codes_by_category(run, tmp_path):
+    dataset = inspection.its_dataset(runs.open_run(run))
+    items = dataset.items.with_columns(categories=pl.Series(["tea", "tea", "cups", "", "cups"]))
+    dataclasses.replace(dataset, items=items).save(tmp_path / "with categories")
+    shares = inspection.draw_first_codes(run, tmp_path / "p.svg", tmp_path / "with categories")
+    assert (list(shares.names), shares.counts.tolist()) == (["cups", "tea"], [[1, 1], [2, 0]])
+    assert "the first code of 4 of 4 items with a category" in (tmp_path / "p.svg").read_text()
 
 
 @pytest.mark.parametrize(("name", "magic"), [("p.png", b"\x89PNG"), ("p.SVG", b"<?xml"), ("p.pdf", b"%PDF")])
