@@ -16,7 +16,7 @@ from ed2rec.errors import RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
 from ed2rec.instructions.sequential import before
-from ed2rec.instructions.templates import Wording, wordings
+from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.recommender import Recommendations
 from ed2rec.settings import Settings
 from ed2rec.trie import Trie
@@ -105,7 +105,7 @@ def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> Gener
         vocabulary,
         items,
         users,
-        wordings(tokenizer, load_wordings(folder)["sequential"]),
+        task_wordings(tokenizer, SEQUENTIAL, load_wordings(folder)[SEQUENTIAL]),
         beam=settings.decoding.beam,
         max_history=settings.data.max_history,
         normalise=settings.decoding.normalise,

@@ -121,7 +121,7 @@ class TrainingSettings(Group):
     """Walks of the similarity task per item of the catalogue and epoch, as many as fit beside real histories, which
     have at least half of the tokens; 0 leaves the task out, as the paper does."""
     instruction: Literal["open", "question"] = "open"
-    """open: several wordings that end with the history; question: the paper's, asked behind it (needs dense=false)."""
+    """open: wordings that end with the history; question: the paper's and more, asked behind it (needs dense=false)."""
     dense: bool = True
     """Supervise every history position in one pass; false trains one example per prefix."""
     pack: bool = True
@@ -166,7 +166,8 @@ class TaskSettings(Group):
     substitutes: bool = True
     """Make up queries and preferences from titles, summaries and histories where the source has none."""
     prompts: str | None = None
-    """YAML file with other wordings, task → list; none: ours and the paper's (App. D)."""
+    """YAML file with other wordings, task → list; none: ours and the paper's (App. D). Those of the task sequential end
+    with {history}, or with {item} under training.instruction=question."""
     max_tokens: int = Field(default=48, ge=1)
     """Tokens of a text that is shown or asked for in such a task; the rest is cut."""
 

@@ -19,7 +19,7 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import ITEM, TEXT, USER, Slot, prompt, shown
 from ed2rec.instructions.sequential import who
 from ed2rec.instructions.tasks import read_texts
-from ed2rec.instructions.templates import Wording, task_wordings
+from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.recommender import Recommendations
 from ed2rec.trie import Trie
 
@@ -52,7 +52,7 @@ class Teller:
     def load(cls, recommender: GenerativeRecommender, folder: Path) -> "Teller":
         """folder: the run that the recommender comes from."""
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "model"))
-        spoken = {task: texts for task, texts in load_wordings(folder).items() if task != "sequential"}
+        spoken = {task: texts for task, texts in load_wordings(folder).items() if task != SEQUENTIAL}
         asked = {task: task_wordings(tokenizer, task, texts) for task, texts in spoken.items()}
         path = folder / "index" / "users.parquet"
         return cls(recommender, tokenizer, asked, IndexTable.load(path) if path.exists() else None)

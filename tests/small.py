@@ -17,7 +17,7 @@ from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.examples import Batch, IndexTokens, collate, lay_out
 from ed2rec.instructions.sequential import sequential
-from ed2rec.instructions.templates import Wording, wordings
+from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
 from ed2rec.vocabulary import IndexVocabulary, Kind
@@ -62,7 +62,7 @@ def joint_world(
 ) -> World:
     """options: of JointModel. separate: no collisions. lora: rank of adapters beside which only index rows learn."""
     tokenizer = word_tokenizer()
-    asked = wordings(tokenizer, (ASKED, QUESTION))
+    asked = task_wordings(tokenizer, SEQUENTIAL, (ASKED, QUESTION))
     vocabulary = IndexVocabulary(len(WORDS), SIZES, SIZES if users else (), SUFFIXES, SUFFIXES if users else 0)
     model = tiny_llm(llm, len(WORDS) + len(vocabulary), seed=seed)
     if lora:

@@ -21,7 +21,7 @@ from ed2rec.evaluation.ranking import evaluate
 from ed2rec.generative import GenerativeRecommender, load_generative
 from ed2rec.instructions.examples import prompt
 from ed2rec.instructions.sequential import before
-from ed2rec.instructions.templates import SEQUENTIAL
+from ed2rec.instructions.templates import INSTRUCTIONS
 from ed2rec.training.parts import Parts, build_parts, recommender, write
 from ed2rec.training.pipeline import train_ed2
 
@@ -187,15 +187,17 @@ def test_only_the_latest_items_are_shown(run):
     np.testing.assert_allclose(best.scores[0], best.scores[1], atol=1e-5)
 
 
-def test_it_can_ask_in_every_wording_that_it_was_trained_with(run):
-    model, histories = run.after(), histories_of([3, 9, 1], [5, 2])
-    assert model.wordings == list(SEQUENTIAL)
-    answers = [model.worded(number).recommend(histories, None, 5) for number in range(len(SEQUENTIAL))]
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_it_can_ask_in_every_wording_that_it_was_trained_with(instruction, tmp_path):
+    run = written(tmp_path / "run", f"training.instruction={instruction}", "training.dense=false")
+    model, histories, texts = run.after(), histories_of([3, 9, 1], [5, 2]), INSTRUCTIONS[instruction]
+    assert model.wordings == list(texts)
+    answers = [model.worded(number).recommend(histories, None, 5) for number in range(len(texts))]
     np.testing.assert_array_equal(answers[0].scores, model.recommend(histories, None, 5).scores)
-    assert len({answer.scores.tobytes() for answer in answers}) == len(SEQUENTIAL)
-    assert model.worded(2).wordings == [SEQUENTIAL[2]] and model.wordings == list(SEQUENTIAL), "a view, not a change"
+    assert len({answer.scores.tobytes() for answer in answers}) == len(texts)
+    assert model.worded(2).wordings == [texts[2]] and model.wordings == list(texts), "a view, not a change"
     with pytest.raises(IndexError):
-        model.worded(len(SEQUENTIAL))
+        model.worded(len(texts))
 
 
 @pytest.mark.parametrize("missing", ["index/items.parquet", "index/users.parquet"])

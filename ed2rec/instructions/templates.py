@@ -3,7 +3,8 @@
 A wording ends with the slot that is asked for. In the sequential task that is the history itself: the next index
 follows where the history stops, so one pass supervises every position of it, and the prompt of a user is the beginning
 of the prompt of the same user one item later. The paper prints one wording with the question behind the history
-(§2.2.3); it has to be asked once per prefix (`QUESTION`), and trains with `training.dense=false` only.
+(§2.2.3); such a one has to be asked once per prefix, and trains with `training.dense=false` only. So the sequential
+task has two forms, and a run speaks in one of them (`training.instruction`).
 """
 
 import re
@@ -20,17 +21,24 @@ from transformers import PreTrainedTokenizerFast
 
 from ed2rec.errors import ConfigError
 
-SEQUENTIAL = (  # short: in a packed row of short histories, words cost as much as items
-    "Recommend to user {user}: {history}",
-    "User {user} chose, in this order: {history}",
-    "What comes next for {user}? {history}",
-    "The history of {user} and its continuation: {history}",
-)
-QUESTION = (
-    "You are an expert in sequential recommendation. On the basis of the historical interaction sequence: {history}, "
-    "could you please predict the most suitable item for user {user}? {item}",
-)
-INSTRUCTIONS = {"open": SEQUENTIAL, "question": QUESTION}  # by the setting training.instruction
+SEQUENTIAL = "sequential"  # the name of the task
+
+# Its wordings, by the setting training.instruction.
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "open": (  # short: in a packed row of short histories, words cost as much as items
+        "Recommend to user {user}: {history}",
+        "User {user} chose, in this order: {history}",
+        "What comes next for {user}? {history}",
+        "The history of {user} and its continuation: {history}",
+    ),
+    "question": (  # the paper's, then ours
+        "You are an expert in sequential recommendation. On the basis of the historical interaction sequence: "
+        "{history}, could you please predict the most suitable item for user {user}? {item}",
+        "User {user} chose, in this order: {history}. What comes next? {item}",
+        "After {history}, recommend to user {user}: {item}",
+        "The history of {user} is {history}, and its continuation: {item}",
+    ),
+}
 
 HISTORY_FIRST = "The user chose, in this order: {history}. "  # put before a wording that may be asked with the history
 
@@ -41,6 +49,8 @@ class Form(NamedTuple):
     needs: tuple[str, ...]
     with_history: bool = False  # asked in half of the examples with the user's history before it (§2.4)
 
+
+INSTRUCTION_FORMS = {"open": Form(("user", "history")), "question": Form(("user", "history", "item"))}
 
 # Appendix D names 5 + 3 + 3 + 3 wordings of the high-order tasks; `title` and `description` are the alignment that the
 # case study (Fig. 5) needs. Each direction is a task of its own, because each has another answer.
@@ -147,27 +157,29 @@ def _pieces(text: str, needs: Collection[str], answer: str) -> list[str]:
     return pieces
 
 
-def wordings(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str] = SEQUENTIAL) -> list[Wording]:
-    """Of the sequential task: open ones end with {history}, questions with {item}."""
-    return [
-        Wording.of(text, tokenizer, ("user", "history"), "history")
-        if text.rstrip().endswith("{history}")
-        else Wording.of(text, tokenizer, ("user", "history", "item"), "item")
-        for text in texts
-    ]
-
-
 def task_wordings(tokenizer: PreTrainedTokenizerFast, task: str, texts: Sequence[str]) -> list[Wording]:
-    """Of another task (a key of FORMS): plain, and where its form allows it each with the history before it as well."""
-    needs, with_history = FORMS[task]
-    plain = [Wording.of(text, tokenizer, needs, needs[-1]) for text in texts]
-    longer = [Wording.of(HISTORY_FIRST + text, tokenizer, ("history", *needs), needs[-1]) for text in texts]
-    return plain + longer if with_history else plain
+    """Of the sequential task, or of one beside it (a key of FORMS): plain, and where its form allows it each with the
+    history before it as well."""
+    plain, longer = [], []
+    for text in texts:
+        needs, with_history = _form(task, text)
+        plain.append(Wording.of(text, tokenizer, needs, needs[-1]))
+        if with_history:
+            longer.append(Wording.of(HISTORY_FIRST + text, tokenizer, ("history", *needs), needs[-1]))
+    return plain + longer
 
 
-def read_wordings(path: Path) -> dict[str, tuple[str, ...]]:
+def _form(task: str, text: str) -> Form:
+    """What a wording has to look like; of the sequential task's two forms, the one that it ends like."""
+    if task == SEQUENTIAL:
+        return INSTRUCTION_FORMS["open" if text.rstrip().endswith("{history}") else "question"]
+    return FORMS[task]
+
+
+def read_wordings(path: Path, instruction: str = "open") -> dict[str, tuple[str, ...]]:
     """A prompt file: YAML, task → list of wordings, which take the place of ours.
 
+    instruction: the form that those of the sequential task must have, a key of INSTRUCTIONS.
     ConfigError for a file that cannot be read, is no such mapping, names a task that does not exist, or has a wording
     with other slots than its task's, whether that task will be on or not.
     """
@@ -175,13 +187,18 @@ def read_wordings(path: Path) -> dict[str, tuple[str, ...]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"prompt file {path} cannot be read ({' '.join(str(error).split())})") from None
+    forms = {SEQUENTIAL: INSTRUCTION_FORMS[instruction], **FORMS}
     if not isinstance(content, Mapping):
-        raise ConfigError(f"prompt file {path} must map tasks to lists of wordings: {', '.join(FORMS)}")
+        raise ConfigError(f"prompt file {path} must map tasks to lists of wordings: {', '.join(forms)}")
     for task, texts in content.items():
-        if task not in FORMS:
-            raise ConfigError(f"prompt file {path} names the task {task!r}; there are {', '.join(FORMS)}")
+        if task not in forms:
+            raise ConfigError(f"prompt file {path} names the task {task!r}; there are {', '.join(forms)}")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ConfigError(f"prompt file {path}: {task} must be a list of at least one wording, each a text")
+        asked = f"{task} with training.instruction={instruction}" if task == SEQUENTIAL else task
         for text in texts:
-            _pieces(text, FORMS[task].needs, FORMS[task].needs[-1])
+            try:
+                _pieces(text, forms[task].needs, forms[task].needs[-1])
+            except ConfigError as error:
+                raise ConfigError(f"prompt file {path}, {asked}: {error}") from None
     return {task: tuple(texts) for task, texts in content.items()}

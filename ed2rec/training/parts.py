@@ -30,12 +30,11 @@ from ed2rec.instructions.tasks import Task
 from ed2rec.instructions.templates import (
     HISTORY_FIRST,
     INSTRUCTIONS,
-    QUESTION,
     SEQUENTIAL,
     WORDINGS,
     Wording,
     read_wordings,
-    wordings,
+    task_wordings,
 )
 from ed2rec.model import Branch, JointModel
 from ed2rec.regulator import Regulator
@@ -92,9 +91,11 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     known = reads_of(split.train.lengths, settings) if settings.indexer.user_reads == "half" else None
     material = gather(dataset, split.train, settings.tasks.use if settings.tasks.share else (),
                       users=bool(texts.users), reads=known, substitutes=settings.tasks.substitutes)  # fmt: skip
-    spoken = WORDINGS | (read_wordings(Path(settings.tasks.prompts)) if settings.tasks.prompts else {})
+    spoken = _spoken(settings)
     progress("backbone", 0, 1, settings.backbone.name)
-    said = [*SEQUENTIAL, *QUESTION, HISTORY_FIRST, *(text for task in material.rows for text in spoken[task])]
+    # Our open wordings and the paper's are read by every vocabulary, so that one made for the other form is the same.
+    said = [*dict.fromkeys([*INSTRUCTIONS["open"], INSTRUCTIONS["question"][0], *spoken[SEQUENTIAL]]), HISTORY_FIRST,
+            *(text for task in material.rows for text in spoken[task])]  # fmt: skip
     tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
     progress("backbone", 1, 1, settings.backbone.name)
     # What cannot go together is found out before the texts are encoded.
@@ -122,14 +123,13 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         bos=tokenizer.bos_token_id,
         dtype=computing_type(t.bf16, device),
     ).to(device)
-    sequential = INSTRUCTIONS[t.instruction]
-    asked = wordings(tokenizer, sequential)
+    asked = task_wordings(tokenizer, SEQUENTIAL, spoken[SEQUENTIAL])
     facts = {f"{kind}s without text": found.without_text for kind, found in read_as.items()}
     whitenings = {kind: found.whitening for kind, found in read_as.items()}
     return Parts(
         tokenizer,
         model,
-        {"sequential": sequential} | {task.name: spoken[task.name] for task in tasks},
+        {task: spoken[task] for task in (SEQUENTIAL, *(task.name for task in tasks))},
         asked,
         tasks,
         partial(_serving_users, model, settings),
@@ -140,6 +140,13 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         facts | {"tasks": material.facts(), "generators": {"start": surveyed(model)}},
         whitenings,
     )
+
+
+def _spoken(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The wordings of every task: ours and the paper's, or those of a prompt file."""
+    instruction, file = settings.training.instruction, settings.tasks.prompts
+    ours = {SEQUENTIAL: INSTRUCTIONS[instruction], **WORDINGS}
+    return ours | (read_wordings(Path(file), instruction) if file else {})
 
 
 def _texts(dataset: Dataset, train: Histories, settings: Settings) -> Texts:

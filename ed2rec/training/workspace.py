@@ -56,5 +56,5 @@ def _prompts(settings: Settings) -> str:
     """A line that names the wordings of `tasks.prompts`; none where there is no such file."""
     if not settings.tasks.prompts:
         return ""
-    wordings = json.dumps(read_wordings(Path(settings.tasks.prompts)), sort_keys=True)
+    wordings = json.dumps(read_wordings(Path(settings.tasks.prompts), settings.training.instruction), sort_keys=True)
     return f"# prompts {hashlib.sha256(wordings.encode()).hexdigest()}\n"

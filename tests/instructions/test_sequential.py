@@ -16,11 +16,11 @@ from ed2rec.errors import DataError
 from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, IndexTokens, collate, lay_out, prompt
 from ed2rec.instructions.packing import PackedBatches, pack
 from ed2rec.instructions.sequential import SequentialPlan, before, sequential
-from ed2rec.instructions.templates import Wording, wordings
+from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.vocabulary import IndexVocabulary
 
 TOKENIZER = word_tokenizer()
-OPEN, CLOSED = wordings(TOKENIZER, (ASKED, QUESTION))
+OPEN, CLOSED = task_wordings(TOKENIZER, SEQUENTIAL, (ASKED, QUESTION))
 # Items 0 and 3 share their codes and have suffixes.
 ITEMS = table_of([[0, 1], [2, 0], [1, 1], [0, 1], [2, 2]], (3, 3))
 USERS = table_of([[1], [0], [2], [1]], (3,))

@@ -17,7 +17,7 @@ from ed2rec.errors import ConfigError
 from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, lay_out, length_of
 from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.tasks import Mixture, Task, copurchase, from_rows, read_texts
-from ed2rec.instructions.templates import FORMS, HIGH_ORDER, WORDINGS, read_wordings, task_wordings, wordings
+from ed2rec.instructions.templates import FORMS, HIGH_ORDER, SEQUENTIAL, WORDINGS, read_wordings, task_wordings
 
 READ = read_texts(TOKENIZER, 4)
 HISTORIES = Histories.from_lists([[1, 2, 4], [3], [0, 2], [1]])
@@ -101,7 +101,9 @@ def words_task(name: str, rows: int) -> Task:
     return from_rows(name, table, MADE, READ, HISTORIES)
 
 
-MAIN = SequentialPlan(Histories.from_lists([range(5)] * 30), wordings(TOKENIZER, (ASKED,)), has_users=False)
+MAIN = SequentialPlan(
+    Histories.from_lists([range(5)] * 30), task_wordings(TOKENIZER, SEQUENTIAL, (ASKED,)), has_users=False
+)
 
 
 NEXT = np.array([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]])  # neighbours of the similarity task
@@ -151,6 +153,7 @@ def test_a_mixture_of_nothing_is_nothing():
         ("title: []", "must be a list"),
         ("[1, 2]", "must map tasks to lists"),
         ("title: [", "cannot be read"),
+        ("sequential: ['{user}: {history} {query}']", r"instruction=open: .*it needs {user}, {history}, once each"),
     ],
 )
 def test_a_prompt_file_with_a_fault_is_refused_in_one_line(content, says, tmp_path):
@@ -163,5 +166,14 @@ def test_a_prompt_file_with_a_fault_is_refused_in_one_line(content, says, tmp_pa
 
 def test_a_prompt_file_s_wordings_are_taken(tmp_path):
     file = tmp_path / "prompts.yaml"
-    file.write_text("title:\n- 'Name {item}: {title}'\n")
-    assert read_wordings(file) == {"title": ("Name {item}: {title}",)}
+    file.write_text("title:\n- 'Name {item}: {title}'\nsequential: ['{user} then {history}']\n")
+    assert read_wordings(file) == {"title": ("Name {item}: {title}",), "sequential": ("{user} then {history}",)}
+
+
+def test_a_prompt_file_s_sequential_wordings_have_the_form_that_is_asked_in(tmp_path):
+    file = tmp_path / "prompts.yaml"
+    file.write_text("sequential: ['{history}, and for {user}? {item}']\n")
+    assert read_wordings(file, "question") == {"sequential": ("{history}, and for {user}? {item}",)}
+    with pytest.raises(ConfigError, match=r"training\.instruction=open: .* must end with {history}") as error:
+        read_wordings(file, "open")
+    assert "\n" not in str(error.value)

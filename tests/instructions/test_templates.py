@@ -4,11 +4,11 @@ import pytest
 from worlds import WORDS, word_tokenizer
 
 from ed2rec.errors import ConfigError
-from ed2rec.instructions.templates import QUESTION, SEQUENTIAL, Wording, wordings
+from ed2rec.instructions.templates import INSTRUCTIONS, SEQUENTIAL, Wording, task_wordings
 
 
 def sequential(text: str) -> Wording:
-    (wording,) = wordings(word_tokenizer(), (text,))
+    (wording,) = task_wordings(word_tokenizer(), SEQUENTIAL, (text,))
     return wording
 
 
@@ -64,8 +64,16 @@ def test_a_lone_brace_is_text():
     assert [part for part in wording.parts if isinstance(part, str)] == ["user", "history"]
 
 
-def test_the_wordings_that_are_used_end_with_the_history_and_the_paper_s_does_not():
-    several = wordings(word_tokenizer())
-    assert [wording.text for wording in several] == list(SEQUENTIAL)
-    assert len(several) > 1 and all(wording.open_ended for wording in several)
-    assert not sequential(QUESTION[0]).open_ended
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_the_wordings_of_a_form_end_with_the_history_or_with_the_item_behind_a_question(instruction):
+    texts = INSTRUCTIONS[instruction]
+    several = task_wordings(word_tokenizer(), SEQUENTIAL, texts)
+    assert [wording.text for wording in several] == list(texts) and len(set(texts)) >= 4
+    assert all(wording.open_ended == (instruction == "open") for wording in several)
+
+
+def test_the_first_question_is_the_one_that_the_paper_prints():
+    assert INSTRUCTIONS["question"][0] == (
+        "You are an expert in sequential recommendation. On the basis of the historical interaction sequence: "
+        "{history}, could you please predict the most suitable item for user {user}? {item}"
+    )

@@ -15,7 +15,7 @@ from ed2rec.errors import IndexCollapse, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.instructions.sequential import SequentialPlan
-from ed2rec.instructions.templates import wordings
+from ed2rec.instructions.templates import SEQUENTIAL, task_wordings
 from ed2rec.training.callbacks import MoveIndex, Validate
 from ed2rec.training.joint import (
     JointArguments,
@@ -34,7 +34,9 @@ STATIC = IndexSchedule(0, 0, ())
 def batches_of(world: World, **options: Any) -> PackedBatches:
     generator = np.random.default_rng(0)
     histories = Histories.from_lists([generator.integers(0, 15, 6) for _ in range(7)])
-    plan = SequentialPlan(histories, wordings(world.tokenizer, (ASKED,)), has_users=world.model.users is not None)
+    plan = SequentialPlan(
+        histories, task_wordings(world.tokenizer, SEQUENTIAL, (ASKED,)), has_users=world.model.users is not None
+    )
     batches = PackedBatches(plan, world.model.index_tokens, 2, batch_tokens=256, **options)
     batches.steps = STEPS
     return batches

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from shops import dataset_of
@@ -128,6 +129,31 @@ def test_the_question_of_the_paper_can_be_trained_one_prefix_at_a_time(tmp_path)
     trained = train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
     losses = [entry["loss_llm"] for entry in trained.metrics["history"] if "loss_llm" in entry]
     assert losses and all(0 < loss < 10 for loss in losses)
+
+
+@pytest.mark.parametrize("instruction", ["open", "question"])
+def test_a_run_is_evaluated_in_the_sequential_wordings_of_its_prompt_file(instruction, tmp_path):
+    """They stay in the run, so the file may be gone by then."""
+    texts = {"open": ["To {user} {history}", "For {user} after {history}"],
+             "question": ["{history} and then {user} {item}", "{user} {history} {item}"]}  # fmt: skip
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(yaml.safe_dump({"sequential": texts[instruction]}))
+    shop().save(tmp_path / "shop")
+    settings = small_settings(f"tasks.prompts={prompts}", f"training.instruction={instruction}",
+                              "training.dense=false", "training.epochs=0.3")  # fmt: skip
+    workflow.train(tmp_path / "shop", tmp_path / "run", settings)
+    prompts.unlink()
+    found = workflow.evaluate_run(workflow.load(tmp_path / "run"), wordings=2)
+    row = found.row("shop", "test", "ed2")
+    assert [part["instruction"] for part in row["per_instruction"]] == texts[instruction]
+
+
+def test_sequential_wordings_of_the_other_form_are_refused_before_anything_is_encoded(tmp_path):
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text("sequential: ['{history} and then {user} {item}']\n")
+    with pytest.raises(ConfigError, match=r"prompts\.yaml, sequential with training\.instruction=open: ") as error:
+        train_ed2(shop(), small_settings(f"tasks.prompts={prompts}"), tmp_path / "workspace", False, lambda *_: None)
+    assert "\n" not in str(error.value)
 
 
 def test_texts_that_are_all_alike_stop_the_training_with_one_line_and_no_run(tmp_path):
