@@ -98,8 +98,9 @@ def tasks_told(run: runs.RunFolder) -> list[str]:
     """Which share of the tokens each task of an ed2 run had, and which tasks were off and why; nothing of others."""
     entries = [entry for entry in run.metrics.get("history", []) if "share_sequential" in entry]
     keys = dict.fromkeys(key for entry in entries for key in entry if key.startswith("share_"))
-    means = {key.removeprefix("share_"): 100 * np.mean([entry.get(key, 0.0) for entry in entries]) for key in keys}
-    told = [f"{name} {mean:.1f} %" for name, mean in means.items()]
+    tokens = np.array([entry.get("tokens", 1.0) for entry in entries])  # older runs do not say how many there were
+    shares = {key: np.array([entry.get(key, 0.0) for entry in entries]) @ tokens / tokens.sum() for key in keys}
+    told = [f"{key.removeprefix('share_')} {100 * share:.1f} %" for key, share in shares.items()]
     off = run.metrics.get("facts", {}).get("tasks", {}).get("off", {})
     lines = [f"shares of the tokens: {', '.join(told)}"] if told else []
     return lines + [f"task {name} is off: {reason}" for name, reason in off.items()]

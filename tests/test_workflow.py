@@ -2,6 +2,7 @@ import errno
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from ed2rec.data.dataset import Dataset
 from ed2rec.errors import ConfigError, DataError, RunError, UnknownEntity
 from ed2rec.evaluation.ranking import evaluate
 from ed2rec.recommender import Recommendations
+from ed2rec.runs import RunFolder
 from ed2rec.summary import examples_of, headline, summarise, telling_users
 from ed2rec.workflow import LoadedRun
 
@@ -279,7 +281,7 @@ def test_users_for_the_page_are_a_hit_one_further_down_and_a_miss(shop):
 
 
 def test_shares_of_the_tokens_and_tasks_that_are_off_are_told(tmp_path):
-    """Means over the entries of the log; the reasons are those of the run's facts."""
+    """Of all tokens, whichever entry of the log counted them; the reasons are those of the run's facts."""
     small.shop().save(tmp_path / "shop")
     run = workflow.train(tmp_path / "shop", tmp_path / "run", small.small_settings("training.epochs=2"))
     shares, *off = workflow.tasks_told(run)
@@ -287,6 +289,23 @@ def test_shares_of_the_tokens_and_tasks_that_are_off_are_told(tmp_path):
     assert shares.startswith("shares of the tokens: sequential ") and sum(found.values()) == pytest.approx(100, abs=0.5)
     assert found["sequential"] >= 50 and found["title"] > 0
     assert "task description is off: no item has a description" in off
+    entries = [entry for entry in run.metrics["history"] if "tokens" in entry]
+    assert entries[-1]["step"] == run.metrics["steps"] and not any("train_runtime" in entry for entry in entries)
+    sequential = sum(entry["share_sequential"] * entry["tokens"] for entry in entries)
+    assert found["sequential"] == pytest.approx(100 * sequential / sum(e["tokens"] for e in entries), abs=0.051)
+
+
+def test_an_entry_of_the_log_counts_by_its_tokens():
+    entries = [{"share_sequential": 0.4, "share_title": 0.6, "tokens": 100}, {"share_sequential": 0.8, "tokens": 300}]
+    told = workflow.tasks_told(RunFolder(Path("run"), resolve(), {"history": entries}, {}))
+    assert told == ["shares of the tokens: sequential 70.0 %, title 15.0 %"]
+    older = [{name: value for name, value in entry.items() if name != "tokens"} for entry in entries]
+    told = workflow.tasks_told(RunFolder(Path("run"), resolve(), {"history": older}, {}))
+    assert told == ["shares of the tokens: sequential 60.0 %, title 30.0 %"], "runs that did not count: each as much"
+
+
+def test_a_baseline_has_no_shares_to_tell(tmp_path):
+    small.shop().save(tmp_path / "shop")
     popular = workflow.train(tmp_path / "shop", tmp_path / "popular", resolve(extra={"model": "popularity"}))
     assert workflow.tasks_told(popular) == []
 

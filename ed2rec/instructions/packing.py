@@ -68,7 +68,8 @@ class PackedBatches(TorchDataset[Batch]):
         self._epoch, self._rows = -1, [[0]]
         self._examples: list[Example] = []
         self.steps_per_epoch = 1
-        self.steps_per_epoch = max(1, round(self._prepare(0) / batch_tokens))
+        tokens = self._prepare(0)  # and no more steps than rows, of which one would come again and again
+        self.steps_per_epoch = min(len(self._rows), max(1, round(tokens / batch_tokens)))
         self.steps = self.steps_per_epoch
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class PackedBatches(TorchDataset[Batch]):
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._prepare(epoch)
-        rows = self._rows[place :: self.steps_per_epoch] or self._rows[:1]
+        rows = self._rows[place :: self.steps_per_epoch] or [self._rows[place % len(self._rows)]]
         index = self.index()
         examples = [[self._examples[i] for i in row] for row in rows]
         return collate([[(lay_out(e, index), e.task) for e in row] for row in examples], self.pad)

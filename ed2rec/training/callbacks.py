@@ -155,4 +155,5 @@ class Tell(TrainerCallback):
     ) -> None:
         if logs and "loss_llm" in logs:
             self.note = f"loss {logs['loss_llm']:.2f}"
-            self.log({"step": state.global_step, **{name: value for name, value in logs.items() if name != "epoch"}})
+            known = {name: value for name, value in logs.items() if name != "epoch" and not name.startswith("train_")}
+            self.log({"step": state.global_step, **known})

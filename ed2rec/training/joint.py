@@ -46,7 +46,7 @@ class JointTrainer(Trainer):
     """Trainer over `PackedBatches`: named losses, two learning rates, and checkpoints that hold the index tables.
 
     tasks: names of the tasks that examples are numbered by; the logs have each one's loss per supervised token
-    (`nll_NAME`) and its share of all tokens, shown ones included (`share_NAME`).
+    (`nll_NAME`), its share of all tokens, shown ones included (`share_NAME`), and how many these are (`tokens`).
     """
 
     args: JointArguments
@@ -91,7 +91,7 @@ class JointTrainer(Trainer):
         return (out.loss, out) if return_outputs else out.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self.sums["steps"]:
+        if ("loss" in logs or "train_loss" in logs) and self.sums["steps"]:  # the latter ends a training
             steps = self.sums.pop("steps")
             logs["targets"] = self.sums.pop("targets")
             sums = dict(self.sums) if self.args.world_size == 1 else self.accelerator.reduce(dict(self.sums), "mean")
@@ -99,10 +99,10 @@ class JointTrainer(Trainer):
             self.sums.clear()
             if self.args.world_size > 1:  # all tokens are counted everywhere, supervised ones by rows
                 self.by_task[:2] = self.accelerator.reduce(self.by_task[:2], "sum")
+            logs["tokens"] = float(self.by_task[2].sum())
             for task, (nll, supervised, tokens) in zip(self.tasks, self.by_task.T.tolist(), strict=True):
                 if tokens:
-                    share = tokens / float(self.by_task[2].sum())
-                    logs |= {f"nll_{task}": nll / max(1.0, supervised), f"share_{task}": share}
+                    logs |= {f"nll_{task}": nll / max(1.0, supervised), f"share_{task}": tokens / logs["tokens"]}
             self.by_task.zero_()
         super().log(logs, start_time)
 

@@ -277,3 +277,10 @@ def test_a_refreshed_table_shows_in_the_next_batch_and_leaves_the_rows_as_they_w
 def test_a_log_in_which_nobody_has_two_items_to_learn_from_is_refused():
     with pytest.raises(DataError, match="no user has two items to train on"):
         batches_of(lengths=(1, 1, 1))
+
+
+def test_an_epoch_has_no_more_steps_than_rows_so_that_none_comes_twice():
+    batches = batches_of(batch_tokens=64)
+    assert batches.steps_per_epoch == len(batches._rows)
+    seen = sum(batch.targets for batch in batches.epoch())
+    assert seen == sum(len(example.slots["history"].asked) for example in batches._examples)
