@@ -20,7 +20,7 @@ from ed2rec.data.splits import leave_one_out
 from ed2rec.instructions.examples import ITEM, USER, Batch
 from ed2rec.instructions.tasks import SEQUENTIAL_TASKS
 from ed2rec.instructions.templates import FORMS
-from ed2rec.training import assignments, branches
+from ed2rec.training import assignments, branches, parts
 from ed2rec.training.joint import JointTrainer
 from ed2rec.training.parts import build_parts
 from ed2rec.training.pipeline import train_ed2
@@ -28,9 +28,9 @@ from ed2rec.training.pipeline import train_ed2
 MARK = "zzsecret"  # in what is told about held-out interactions
 GHOST = "zzghost"  # in the texts of items that only they have
 GHOSTS = 3  # items that occur in held-out interactions alone
-QUICK = ["training.epochs=2", "training.neighbours=0"]
+QUICK = ["training.epochs=2", "tasks.share=0.3"]  # which leaves room for walks of the similarity task
 TASKS = (*SEQUENTIAL_TASKS, *FORMS)  # by number, where the dataset allows all of them
-ALIGNMENT = ("title", "description", "find", "find-described")  # of the catalogue, not of behaviour
+CATALOGUE = ("similarity", "title", "description", "find", "find-described")  # made of its texts, not of behaviour
 
 
 def held_out(dataset: Dataset) -> np.ndarray:
@@ -39,9 +39,15 @@ def held_out(dataset: Dataset) -> np.ndarray:
     return np.sort(np.concatenate([ends - 1, ends - 2]))
 
 
+def profiled(dataset: Dataset) -> Dataset:
+    """Every third user with a profile that the source states."""
+    stated = ["likes steel" if user % 3 == 0 else "" for user in range(len(dataset.users))]
+    return replace(dataset, users=dataset.users.with_columns(profile=pl.Series(stated)))
+
+
 def marked(seed: int = 0) -> Dataset:
     """A shop in which every held-out interaction has marked texts, and most of them a marked item."""
-    dataset = shop(seed=seed)
+    dataset = profiled(shop(seed=seed))
     known = len(dataset.items)
     names = {"title": f"{GHOST} title", "description": f"{GHOST} words", "brand": f"{GHOST} brand"}
     names["categories"] = f"{GHOST}, fruit"
@@ -92,6 +98,7 @@ class Listener:
             return lambda texts: self.told.extend(texts) or read(texts)
 
         monkeypatch.setattr(branches, "encode_texts", listen)
+        monkeypatch.setattr(parts, "encode_texts", listen)  # where the rows of index tokens read another layer
         monkeypatch.setattr(assignments, "read_texts", overhear)
         monkeypatch.setattr(JointTrainer, "compute_loss", watch)
 
@@ -107,25 +114,34 @@ class Listener:
                     yield Segment(TASKS[int(at.task[0])], items, users, asked)
 
 
-@pytest.mark.parametrize("reads", ["half", "all"])
-@pytest.mark.parametrize("dense", ["true", "false"])
-def test_no_mark_of_a_held_out_interaction_reaches_what_is_trained(reads, dense, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("indexer.user_reads=half", "training.dense=true"),
+        ("indexer.user_reads=half", "training.dense=false", "encoding.layer=-1"),
+        ("indexer.user_reads=all", "training.dense=true", "encoding.layer=-1"),
+        ("indexer.user_reads=all", "training.dense=false"),
+    ],
+    ids=" ".join,
+)
+def test_no_mark_of_a_held_out_interaction_reaches_what_is_trained(overrides, tmp_path, monkeypatch):
     dataset = marked()
     listener = Listener(monkeypatch)
-    overrides = (f"indexer.user_reads={reads}", f"training.dense={dense}")
     trained = train_ed2(dataset, small_settings(*QUICK, *overrides), tmp_path / "workspace", False, lambda *_: None)
 
-    items, *users = listener.texts
+    items, users = listener.texts[0], [texts for texts in listener.texts if texts != listener.texts[0]]
     assert sum(GHOST in text for text in items) == GHOSTS, "the catalogue is known, also what nobody has taken yet"
+    assert len(listener.texts) == (4 if "encoding.layer=-1" in overrides else 2), "every encoding has been heard"
     assert users and all(len(texts) >= len(dataset.users) for texts in users)
     assert not [text for texts in users for text in texts if MARK in text or GHOST in text]
-    assert {"want", f"{GHOST} title"} <= set(listener.told) and not [text for text in listener.told if MARK in text]
+    assert {"want", "likes steel", f"{GHOST} title"} <= set(listener.told)
+    assert not [text for text in listener.told if MARK in text]
     assert any("Says" in text and "want" in text for texts in users for text in texts), "there is something to mark"
 
     training = leave_one_out(dataset.histories).train
     found = list(listener.segments())
-    assert {segment.task for segment in found} == {"sequential", *FORMS}, "every task has been trained"
-    behaviour = {item for segment in found if segment.task not in ALIGNMENT for item in segment.items}
+    assert {segment.task for segment in found} == set(TASKS), "every task has been trained"
+    behaviour = {item for segment in found if segment.task not in CATALOGUE for item in segment.items}
     assert behaviour == set(training.flat.tolist()) and max(behaviour) < len(dataset.items) - GHOSTS
     trained.write(tmp_path / "run")
 
@@ -173,25 +189,37 @@ def test_the_user_index_of_training_says_nothing_of_the_targets_beside_it(tmp_pa
     assert {"sequential", "query", "copurchase", "comment"} <= tasks
 
 
+TOLD = ("summary", "comment", "query")  # of an interaction
+
+
+def talkative() -> Dataset:
+    """A shop with all that an interaction can say, and some stated profiles."""
+    dataset = profiled(shop())
+    summary = dataset.interactions["summary"]
+    log = dataset.interactions.with_columns(comment="so " + summary, query=summary.str.split(" ").list.first())
+    return replace(dataset, interactions=log)
+
+
 def changed(dataset: Dataset, which: int) -> Dataset:
     """Other held-out interactions: other items, texts and times. which: 1 the test item, 2 the validation item."""
     rows = np.sort(dataset.histories.offsets[1:] - which)
     log = dataset.interactions
     item, time = log["item"].to_numpy().copy(), log["timestamp"].to_numpy().copy()
-    summary = log["summary"].to_list()
-    for row in rows:
-        item[row], time[row], summary[row] = (item[row] + 4) % len(dataset.items), time[row] * 3 + 10**6, "plum piano"
+    item[rows], time[rows] = (item[rows] + 4) % len(dataset.items), time[rows] * 3 + 10**6
     ids = dataset.items["item_id"].gather(item)
-    log = log.with_columns(item=pl.Series(item, dtype=pl.UInt32), item_id=ids, timestamp=pl.Series(time),
-                           summary=pl.Series(summary))  # fmt: skip
+    late = pl.Series(np.isin(np.arange(len(log)), rows))
+    texts = [pl.when(late).then(pl.lit(f"plum piano {name}")).otherwise(name).alias(name) for name in TOLD]
+    log = log.with_columns(*texts, item=pl.Series(item, dtype=pl.UInt32), item_id=ids, timestamp=pl.Series(time))
     assert (log["item"] != dataset.interactions["item"]).sum() == len(rows)
     return replace(dataset, interactions=log)
 
 
 def everything(dataset: Dataset, folder: Path, *overrides: str) -> dict[str, Any]:
     """The files of the run, and what was measured on the way."""
-    trained = train_ed2(dataset, small_settings("training.epochs=2", *overrides), folder / "w", False, lambda *_: None)
+    trained = train_ed2(dataset, small_settings(*QUICK, *overrides), folder / "w", False, lambda *_: None)
     trained.write(folder / "run")
+    assert any(entry.get("share_similarity", 0) > 0 for entry in trained.metrics["history"]), "walks take part"
+    assert trained.metrics["facts"]["tasks"]["on"]["preference"]["provenance"] == {"history": 20, "profile": 10}
     files = {path.name: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
     return files | {"history": trained.metrics["history"]}
 
@@ -199,7 +227,7 @@ def everything(dataset: Dataset, folder: Path, *overrides: str) -> dict[str, Any
 @pytest.mark.parametrize(("which", "validations"), [(1, 3), (2, 0)], ids=["test items", "validation items"])
 def test_other_held_out_interactions_train_the_same_model_to_the_last_bit(which, validations, tmp_path):
     """Validation items may choose between states (validations > 0), test items not even that."""
-    dataset, setting = shop(), f"training.validations={validations}"
+    dataset, setting = talkative(), f"training.validations={validations}"
     first = everything(dataset, tmp_path / "first", setting)
     second = everything(changed(dataset, which), tmp_path / "second", setting)
     assert {"model.safetensors", "indexer.safetensors", "items.parquet", "users.parquet"} <= first.keys()
@@ -210,11 +238,34 @@ def test_other_held_out_interactions_train_the_same_model_to_the_last_bit(which,
     assert first == second
 
 
+LSH = ("indexer.kind=lsh", "indexer.users=[4, 4]")  # planes make powers of two
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*LSH, "training.refreshes=0"),
+        LSH,
+        ("indexer.latent=gaussian", "indexer.separate=false"),
+        ("indexer.latent=none", "backbone.lora_rank=2"),
+        ("encoding.layer=-1", "training.instruction=question", "training.dense=false", "training.epochs=1"),
+    ],
+    ids=" ".join,
+)
+def test_so_does_every_kind_of_index_and_of_training(overrides, tmp_path):
+    dataset, settings = talkative(), ("training.validations=0", *overrides)
+    first = everything(dataset, tmp_path / "first", *settings)
+    second = everything(changed(changed(dataset, 1), 2), tmp_path / "second", *settings)
+    for run in (first, second):  # the last state is measured in any case
+        run["history"] = [entry for entry in run["history"] if "valid" not in entry]
+    assert first == second
+
+
 def test_what_recommends_a_user_s_test_item_was_made_from_training_interactions(monkeypatch):
     """The users' table for serving is made from all training interactions, and from nothing after them."""
     tables = [
         build_parts(data, small_settings(), lambda *_: None).serving_users()
-        for data in (shop(), changed(changed(shop(), 1), 2))
+        for data in (talkative(), changed(changed(talkative(), 1), 2))
     ]
     assert tables[0] is not None and tables[1] is not None
     np.testing.assert_array_equal(tables[0].codes, tables[1].codes)
