@@ -81,20 +81,30 @@ def _escaped(text: str) -> str:
 
 
 def facts(request: Request, rows: Sequence[Row]) -> str:
-    """Where the numbers come from: dataset, settings, seeds, machines."""
+    """Where the numbers come from: dataset, settings, seeds, machines, commits."""
     seeds = {row["seed"] for row in rows}
     machines = {f"{row['hardware']['cores']} cores of {row['hardware']['processor']}"
                 + "".join(f", {name}" for name in row["hardware"]["accelerators"]) for row in rows}  # fmt: skip
-    commits = {row["commit"] for row in rows if row["commit"]}
+    commits: dict[str, list[str]] = {}  # → whose rows
+    for row in rows:
+        commits.setdefault(row["commit"] or "unknown", []).append(row["variant"])
     spread = "; mean ± half the 95 % t-interval over them" if len(seeds) > 1 else ""
     lines = [
         f"Dataset: {request.name}. Presets: {', '.join(request.presets) or 'none'}."
         + (f" Set: {', '.join(f'`{text}`' for text in request.overrides)}." if request.overrides else ""),
         f"Seeds: {', '.join(map(str, sorted(seeds))) or 'no runs yet'}{spread}. Machine: "
-        f"{'; '.join(sorted(machines)) or 'none'}. Commit: {', '.join(sorted(commits)) or 'unknown'}.",
+        f"{'; '.join(sorted(machines)) or 'none'}."
+        + (f" Commit: {', '.join(commits) or 'unknown'}." if len(commits) < 2 else ""),
+        *([_several(commits)] if len(commits) > 1 else []),
         *(f"Left out: {name} ({reason})." for name, reason in request.left_out.items()),
     ]
     return "\n".join(lines)
+
+
+def _several(commits: Mapping[str, Sequence[str]]) -> str:
+    """commits: → the variant of each of its rows. What one table puts side by side may come from different code."""
+    whose = (f"{commit} ({', '.join(dict.fromkeys(names))})" for commit, names in commits.items())
+    return f"Not all of one version, rows of several commits: {'; '.join(whose)}."
 
 
 def write(request: Request, name: str, text: str, figure: Figure | None = None) -> None:

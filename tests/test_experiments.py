@@ -307,6 +307,16 @@ def test_ours_stands_above_the_papers_with_intervals_and_paired_degradations(tmp
     assert "2 cores of abacus" in text and "c0ffee" in text
 
 
+def test_rows_of_several_commits_are_said_to_be_so_and_whose_they_are(tmp_path):
+    request = ask("", table2.VARIANTS, ["--toy", "--out", str(tmp_path)])
+    rows = [made_up("ED²", seed, *[0.1] * 5) for seed in (0, 1)]
+    assert "Commit: c0ffee." in report.facts(request, rows)
+    assert "Commit: unknown." in report.facts(request, [{**rows[0], "commit": None}])
+    mixed = [*rows, {**made_up("w/o user", 0, *[0.1] * 5), "commit": "decaf"}, {**rows[1], "commit": None}]
+    text = report.facts(request, mixed)
+    assert "rows of several commits: c0ffee (ED²); decaf (w/o user); unknown (ED²)." in text and "Commit:" not in text
+
+
 def test_the_grid_of_figure_6_is_summed_up_by_hand():
     cells = np.full((5, 5), np.nan)
     cells[0, 1], cells[1, 0], cells[2, 2] = 0.3, 0.1, 0.2
