@@ -155,5 +155,5 @@ class Tell(TrainerCallback):
     ) -> None:
         if logs and "loss_llm" in logs:
             self.note = f"loss {logs['loss_llm']:.2f}"
-            known = {name: value for name, value in logs.items() if name != "epoch" and not name.startswith("train_")}
-            self.log({"step": state.global_step, **known})
+            ours = {name: value for name, value in logs.items() if not name.startswith(("epoch", "total_", "train_"))}
+            self.log({"step": state.global_step, **ours})

@@ -16,7 +16,7 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.packing import PackedBatches
 from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.templates import SEQUENTIAL, task_wordings
-from ed2rec.training.callbacks import MoveIndex, Validate
+from ed2rec.training.callbacks import MoveIndex, Tell, Validate
 from ed2rec.training.joint import (
     JointArguments,
     JointTrainer,
@@ -192,6 +192,22 @@ def test_named_losses_are_logged_as_means_and_sum_to_the_loss(tmp_path):
         assert ("loss_recon_item" in named) == (MOVING.warm <= entry["step"] - 1 < MOVING.freeze)
         assert sum(entry[name] for name in named) == pytest.approx(entry["loss"], rel=1e-4)
         assert entry["targets"] > 0
+
+
+def test_steps_after_the_last_regular_entry_are_logged_when_the_training_ends(tmp_path):
+    world, entries = joint_world(), []
+    batches = batches_of(world)
+    arguments = JointArguments(
+        output_dir=str(tmp_path), max_steps=STEPS, per_device_train_batch_size=1, save_strategy="no", use_cpu=True,
+        logging_steps=5, seed=0,
+    )  # fmt: skip
+    JointTrainer(world.model, arguments, batches, [Tell(lambda *_: None, entries.append)]).train()
+    assert [entry["step"] for entry in entries] == [5, 10, 12]
+    assert not [name for name in entries[-1] if name.startswith(("train_", "total_", "epoch"))], (
+        "no clock, no Trainer's"
+    )
+    read = [int((batches[step].segment > 0).sum()) for step in range(STEPS)]
+    assert [entry["tokens"] for entry in entries] == [sum(read[:5]), sum(read[5:10]), sum(read[10:])]
 
 
 def test_groups_of_the_optimiser_hold_every_parameter_once(tmp_path):
