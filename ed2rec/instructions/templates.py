@@ -52,9 +52,8 @@ class Form(NamedTuple):
 
 INSTRUCTION_FORMS = {"open": Form(("user", "history")), "question": Form(("user", "history", "item"))}
 
-# Appendix D names 5 + 3 + 3 + 3 wordings of the high-order tasks, §2.4 one more of co-purchase; `title` and
-# `description` are the alignment that the case study (Fig. 5) needs. Each direction is a task of its own, because each
-# has another answer.
+# Appendix D names 5 + 3 + 3 + 3 wordings of the high-order tasks; `title` and `description` are the alignment that the
+# case study (Fig. 5) needs. Each direction is a task of its own, because each has another answer.
 FORMS = {
     "copurchase": Form(("item", "users", "user")),
     "comment": Form(("user", "item", "comment"), with_history=True),
@@ -78,8 +77,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "another possible user that loves the same item based on the past interaction. {user}",
         "Considering the fact that several users {users} have clicked the same item {item}, forecast who is the next "
         "user that will be interested in this item. {user}",
-        "You are a professional recommendation system. The item {item} is historically purchased by the following "
-        "users: {users}. Could you please predict another user who may be interested in this item? {user}",
     ),
     "comment": (
         "Based on the user preference, what is the comment of user {user} on item {item}? {comment}",
