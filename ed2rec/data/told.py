@@ -6,8 +6,8 @@ substitutes, and a column `provenance` says for each text where it comes from:
 
     query       "query" the log has it · "summary" the first words of the review's summary · "title" the words of the
                 item's title and categories that are rarest in the catalogue
-    preference  "profile" what the source states of the user, and nothing else · "history" put together from the
-                categories, brands and titles of what the user took
+    preference  "profile" the source states it · "history" put together from categories, brands and titles ·
+                "profile and history" the stated text with the other behind it
 """
 
 from __future__ import annotations
@@ -61,17 +61,18 @@ def queries(dataset: Dataset, until: np.ndarray, substitutes: bool = True) -> pl
 
 
 def preferences(dataset: Dataset, until: np.ndarray, substitutes: bool = True) -> pl.DataFrame:
-    """(user, position, profile, provenance): the profile of user u, or else what u likes after the first until[u]
-    interactions (position)."""
-    stated = cut(dataset.users["profile"], PROFILE_CHARACTERS).to_list()
+    """(user, position, profile, provenance): what user u likes after the first until[u] interactions (position)."""
+    stated = dataset.users["profile"]
     made = user_texts(dataset, until, PROFILE_CHARACTERS, parts=("likes", "brands", "titles"))
-    table = {"user": np.arange(len(stated)), "position": np.asarray(until, dtype=np.int64), "stated": stated}
-    known, other = pl.col("stated") != "", pl.Series("made", made) if substitutes else pl.lit("")
-    told = pl.DataFrame(table).select(
-        "user",
-        "position",
-        profile=pl.when(known).then("stated").otherwise(other),
-        provenance=pl.when(known).then(pl.lit("profile")).otherwise(pl.lit("history")),
+    texts = pl.Series("profile", made) if substitutes else cut(stated, PROFILE_CHARACTERS)
+    origin = {True: "profile and history" if substitutes else "profile", False: "history"}
+    told = pl.DataFrame(
+        {
+            "user": np.arange(len(dataset.users)),
+            "position": np.asarray(until, dtype=np.int64),
+            "profile": texts,
+            "provenance": (stated != "").replace_strict(origin, return_dtype=pl.String),
+        }
     )
     return told.filter(pl.col("profile") != "")
 
