@@ -158,10 +158,8 @@ def train(
                      "due; --resume goes on from them instead")  # fmt: skip
     with terminal.progress() as progress:
         run = workflow.train(dataset, out, settings, resume=resume, progress=progress)
-    for line in workflow.tasks_told(run):
+    for line in workflow.told(run):
         terminal.say(line)
-    if static := workflow.static_told(run):
-        terminal.say(static)
     terminal.say(f"{run.model} is in {out}; next: ed2 evaluate {out}")
 
 

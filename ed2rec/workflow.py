@@ -94,6 +94,14 @@ def train(
     return runs.open_run(out)
 
 
+def told(run: runs.RunFolder) -> list[str]:
+    """What is to be known of an ed2 run besides its metrics, a line each; nothing of others."""
+    facts = run.metrics.get("facts", {})
+    textless = [f"{facts[key]:,} {key}" for key in ("items without text", "users without text") if facts.get(key)]
+    stand = [f"{' and '.join(textless)} stand at the mean of the others"] if textless else []
+    return [line for line in (*stand, *tasks_told(run), static_told(run)) if line]
+
+
 def tasks_told(run: runs.RunFolder) -> list[str]:
     """Which share of the tokens each task of an ed2 run had, and which tasks were off and why; nothing of others."""
     entries = [entry for entry in run.metrics.get("history", []) if "share_sequential" in entry]

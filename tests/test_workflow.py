@@ -307,7 +307,13 @@ def test_an_entry_of_the_log_counts_by_its_tokens():
 def test_a_baseline_has_no_shares_to_tell(tmp_path):
     small.shop().save(tmp_path / "shop")
     popular = workflow.train(tmp_path / "shop", tmp_path / "popular", resolve(extra={"model": "popularity"}))
-    assert workflow.tasks_told(popular) == []
+    assert workflow.tasks_told(popular) == workflow.told(popular) == []
+
+
+def test_how_many_have_no_text_is_told_first():
+    facts = {"items without text": 1200, "users without text": 0}
+    told = workflow.told(RunFolder(Path("run"), resolve(overrides=["training.refreshes=0"]), {"facts": facts}, {}))
+    assert told == ["1,200 items without text stand at the mean of the others"]
 
 
 def test_an_index_that_had_no_steps_to_move_is_told_with_the_run_and_on_its_page(tmp_path):
