@@ -165,12 +165,10 @@ class _Searching:
     def _grace(self, settings: Settings) -> float:
         """Validations that a trial has before it may be given up: half of an ed2 training, whose length is set; of a
         baseline's, which stops by itself, all that the best one so far had. The first trial is never given up."""
-        if not self.rows:
-            return float("inf")
-        if settings.model == "ed2":
-            return settings.training.validations // 2
         best = best_of(self.rows)
-        return best["epochs"] - _before(settings) if best else settings.baseline.patience
+        if best is None or best["epochs"] is None:  # nothing to be held against, or a floor, which has no epochs
+            return float("inf")
+        return settings.training.validations // 2 if settings.model == "ed2" else best["epochs"] - _before(settings)
 
     def _named(self, number: int, watch: _Watch) -> workflow.Progress:
         def report(stage: str, done: int, total: int, note: str = "") -> None:
