@@ -95,11 +95,13 @@ def four_bits(name: str) -> dict[str, Any]:
     return {"quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
 
 
-def check_room(index_tokens: int, llm: PreTrainedModel, device: torch.device) -> None:
-    """ConfigError where the rows of the index tokens alone are more than the device holds: in embedding and head the
-    weights, their gradients and AdamW's two moments."""
+def check_room(index_tokens: int, llm: PreTrainedModel, device: torch.device, untie: bool) -> None:
+    """ConfigError where the rows of the index tokens alone are more than the device holds: in embedding and head, which
+    may be one matrix, the weights, their gradients and AdamW's two moments. untie: whether it will become two."""
+    head = llm.get_output_embeddings()
+    matrices = 1 if not untie and head is not None and head.weight is llm.get_input_embeddings().weight else 2
     width: int = llm.get_input_embeddings().embedding_dim  # type: ignore[assignment]
-    needed = 2 * 4 * index_tokens * width * 4 / 2**30
+    needed = matrices * 4 * index_tokens * width * 4 / 2**30
     if device.type == "cuda":
         whole: float | None = torch.cuda.mem_get_info(device)[1] / 2**30
     else:

@@ -136,7 +136,7 @@ def categories_by_code(table: IndexTable, items: pl.DataFrame) -> Crossing:
     columns, column = _ranked(table.codes[known, 0])
     counts = np.zeros((len(rows), len(columns)), dtype=np.int64)
     np.add.at(counts, (row, column), 1)
-    by = "category" if any(map(_path_of, categories)) else "brand"
+    by = "category" if any(map(_nested, categories)) else "brand"
     return Crossing(rows, [f"<{LETTERS[0]}_{code}>" for code in columns], counts, by)
 
 
@@ -147,7 +147,7 @@ def telling_categories(categories: Sequence[str], brands: Sequence[str]) -> list
     One, because then counts are items, and purity and information can be had from them. Of categories that are not
     nested (genres of a film) it is the one that is named first.
     """
-    paths = [_path_of(text) for text in categories]
+    paths = [_nested(text) for text in categories]
     if not any(paths):
         return [brand.strip() for brand in brands]
     shared = Counter(part for path in paths for part in set(path))
@@ -187,7 +187,7 @@ def draw_first_codes(run: Path, file: Path, dataset_folder: Path | None = None) 
     return draw(categories_by_code(table, items), file, folder.dataset["name"])
 
 
-def _path_of(categories: str) -> list[str]:
+def _nested(categories: str) -> list[str]:
     return [part.strip() for part in categories.split(",") if part.strip()]
 
 

@@ -111,7 +111,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = "".join(f"<th>{name}</th>" for name in REPORTED)
     return _section(
         "Accuracy",
-        f"{_protocol(rows[0])} on the {tested(rows)} items. The whole catalogue is ranked for every user, and ties "
+        f"{_protocol(rows[0])} on the {tested(rows)} items. {_ranked(rows[0])} for every user, and ties "
         "count against the model. HR@k is the share of users whose next item is among the first k; NDCG@k also "
         "rewards a better place.",
         f'<div class="scroll"><table><thead><tr><th>model</th>{heads}</tr></thead>'
@@ -123,6 +123,10 @@ def _protocol(row: Mapping[str, Any]) -> str:
     """ "Leave-one-out", "Split by global-time, history left out" """
     said = [*([] if "protocol" in row else ["leave-one-out"]), *conditions(row)]
     return ", ".join(said).capitalize()
+
+
+def _ranked(row: Mapping[str, Any]) -> str:
+    return "All items outside the history are ranked" if "exclude_history" in row else "The whole catalogue is ranked"
 
 
 def tested(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -230,3 +230,8 @@ class Settings(Group):
     def to_yaml(self) -> str:
         """The resolved copy; `resolve(file=…)` reads it back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def pretraining(self) -> int:
+        """Epochs before those that are validated."""
+        return self.s3rec.pretraining if self.model == "s3rec" else 0

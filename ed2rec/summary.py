@@ -13,7 +13,7 @@ from ed2rec.answers import items_of
 from ed2rec.charts import CodeShares, Curve
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.errors import DataError
-from ed2rec.evaluation.ranking import Evaluation
+from ed2rec.evaluation.ranking import Evaluation, conditions
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.report import Example, ReportData, tested, write_report
 from ed2rec.workflow import LoadedRun, cases_of, static_told
@@ -65,8 +65,8 @@ def summarise(
 
 def write_page(path: Path, run: LoadedRun, row: Mapping[str, Any], result: Evaluation) -> None:
     """The page of one run and one evaluation. row: the metrics of `result` with dataset, split and model."""
-    by_user = run.folder.settings.split == "leave-one-out"  # then case n is that of user n
-    examples = examples_of(run, row["split"], telling_users(result)) if by_user else []
+    usual = not conditions(row)  # then case n is that of user n, and what is shown is what was ranked
+    examples = examples_of(run, row["split"], telling_users(result)) if usual else []
     write_report(path, summarise(run, [row], examples))
 
 

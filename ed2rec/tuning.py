@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ed2rec import trials, workflow
-from ed2rec.config import Settings, changed
+from ed2rec.config import Settings, changed, check_model
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import launched
 from ed2rec.errors import ConfigError, Ed2Error, RunError
@@ -68,7 +68,7 @@ def tune(
     """
     limit = limit or Limit()
     limit.check()
-    workflow.check_model(start.model)
+    check_model(start.model)
     space = holding(space, start)
     if launched()[1] > 1:
         raise ConfigError(f"a search is made by one process, not by {launched()[1]}: start it without a launcher")
@@ -168,7 +168,9 @@ class _Searching:
         best = best_of(self.rows)
         if best is None or best["epochs"] is None:  # nothing to be held against, or a floor, which has no epochs
             return float("inf")
-        return settings.training.validations // 2 if settings.model == "ed2" else best["epochs"] - _before(settings)
+        if settings.model == "ed2":
+            return settings.training.validations // 2
+        return best["epochs"] - changed(self.start, best["values"]).pretraining
 
     def _named(self, number: int, watch: _Watch) -> workflow.Progress:
         def report(stage: str, done: int, total: int, note: str = "") -> None:
@@ -211,7 +213,7 @@ class _Watch:
 
     def __init__(self, trial: Any, settings: Settings, grace: float, seconds: float) -> None:
         self.trial, self.grace, self.until = trial, grace, perf_counter() + seconds
-        self.before = _before(settings)
+        self.before = settings.pretraining
         self.share = settings.training.epochs / max(settings.training.validations, 1) if settings.model == "ed2" else 1
         self.step, self.best = 0, -1.0
 
@@ -242,11 +244,6 @@ def _distributions(space: Space) -> dict[str, Any]:
         return kind(values.low, values.high, log=values.log)
 
     return {key: of(values) for key, values in space.items()}
-
-
-def _before(settings: Settings) -> int:
-    """Epochs of pre-training, which validate nothing."""
-    return settings.s3rec.pretraining if settings.model == "s3rec" else 0
 
 
 def _optuna() -> Any:

@@ -77,7 +77,7 @@ def train(
         trained = fit(dataset, settings, workspace, resume, progress)
     except Exception as error:
         left = runs.complete_checkpoints(workspace)
-        if not left:  # nothing to go on from
+        if not left and rank == 0:  # nothing to go on from; another process may still be writing
             shutil.rmtree(workspace, ignore_errors=True)
         if isinstance(error, Ed2Error) or not runs.disk_is_full(error):
             raise
@@ -106,11 +106,12 @@ def tasks_told(run: runs.RunFolder) -> list[str]:
     """Which share of the tokens each task of an ed2 run had, and which tasks were off and why; nothing of others."""
     entries = [entry for entry in run.metrics.get("history", []) if "share_sequential" in entry]
     keys = dict.fromkeys(key for entry in entries for key in entry if key.startswith("share_"))
-    tokens = np.array([entry.get("tokens", 1.0) for entry in entries])  # older runs do not say how many there were
+    counted = all("tokens" in entry for entry in entries)  # older versions did not say how many there were
+    tokens = np.array([entry["tokens"] if counted else 1.0 for entry in entries])
     shares = {key: np.array([entry.get(key, 0.0) for entry in entries]) @ tokens / tokens.sum() for key in keys}
-    told = [f"{key.removeprefix('share_')} {100 * share:.1f} %" for key, share in shares.items()]
+    said = [f"{key.removeprefix('share_')} {100 * share:.1f} %" for key, share in shares.items()]
     off = run.metrics.get("facts", {}).get("tasks", {}).get("off", {})
-    lines = [f"shares of the tokens: {', '.join(told)}"] if told else []
+    lines = [f"shares of the tokens: {', '.join(said)}"] if said else []
     return lines + [f"task {name} is off: {reason}" for name, reason in off.items()]
 
 

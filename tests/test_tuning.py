@@ -126,6 +126,15 @@ def test_a_baseline_is_given_up_only_after_as_many_epochs_as_the_best_one_had(sh
     assert first["state"] == "complete" and second["state"] == "pruned" and 2 < first["epochs"] == second["epochs"]
 
 
+def test_epochs_of_pretraining_are_no_validations_that_others_must_have_had():
+    search = object.__new__(tuning._Searching)
+    search.start = resolve(for_model("s3rec", None), extra={"model": "s3rec"})
+    search.rows = [
+        {"state": "complete", "values": {"s3rec.pretraining": 150}, "valid": {"NDCG@10": 0.1}, "epochs": 170}
+    ]
+    assert search._grace(changed(search.start, {"s3rec.pretraining": 50})) == 20
+
+
 class Clock:
     """Seconds that pass only when the test says so."""
 

@@ -83,7 +83,7 @@ def budget_of(settings: Settings, device: Any) -> Budget:
     return Budget(
         epochs=b.epochs, batch=b.batch, lr=b.lr, weight_decay=b.weight_decay,
         loss="softmax" if b.loss == "softmax" else None, negatives=b.negatives, patience=b.patience,
-        pretraining=settings.s3rec.pretraining if settings.model == "s3rec" else 0, bf16=bool(half), seed=settings.seed,
+        pretraining=settings.pretraining, bf16=bool(half), seed=settings.seed,
     )  # fmt: skip
 
 
@@ -135,7 +135,8 @@ class Given:
         return merged(self.fields(model))
 
 
-# Name → how it is made; the module of that name is imported only then.
+# Name → how it is made. The module of that name is imported only then: a floor starts without torch, and one baseline
+# without the others. `tests/baselines/test_learned.py` holds these names against those of the settings.
 LEARNED_MODELS: Mapping[str, Callable[[Any, Given], SequenceModel]] = {
     "fmlprec": lambda module, g: module.FMLPRec(g.items, **g.placed),
     "caser": lambda module, g: module.Caser(g.items, g.users, **g.regular),

@@ -119,7 +119,6 @@ def _read_users(path: Path) -> tuple[pl.DataFrame, pl.DataFrame, int]:
 
 
 def _read_object(path: Path, form: str) -> dict[str, Any]:
-
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(found)) < len(found):
             twice = Counter(key for key, _ in found).most_common(1)[0][0]

@@ -93,13 +93,14 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
                       users=bool(texts.users), reads=known, substitutes=settings.tasks.substitutes)  # fmt: skip
     spoken = _spoken(settings)
     progress("backbone", 0, 1, settings.backbone.name)
-    # Our open wordings and the paper's are read by every vocabulary, so that one made for the other form is the same.
+    # Every vocabulary reads our open wordings and the paper's question, whichever are asked: so do the measured runs.
     said = [*dict.fromkeys([*INSTRUCTIONS["open"], INSTRUCTIONS["question"][0], *spoken[SEQUENTIAL]]), HISTORY_FIRST,
             *(text for task in material.rows for text in spoken[task])]  # fmt: skip
     tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
     progress("backbone", 1, 1, settings.backbone.name)
     # What cannot go together is found out before the texts are encoded.
-    check_room(len(IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users)), llm, device)
+    index_tokens = len(IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users))
+    check_room(index_tokens, llm, device, settings.backbone.untie)
     if settings.backbone.lora_rank:
         check_targets(llm, settings.backbone.lora_targets)
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),

@@ -12,8 +12,8 @@ from shops import checkerboard, ring, told
 from small_baselines import settings_of, trained, untrained
 
 from ed2rec import workflow
-from ed2rec.baseline_settings import LEARNED
-from ed2rec.baselines.build import learned_of, sequence_model
+from ed2rec.baseline_settings import FLOORS, LEARNED
+from ed2rec.baselines.build import FLOOR_CLASSES, LEARNED_MODELS, learned_of, sequence_model
 from ed2rec.config import for_model, groups_of, resolve
 from ed2rec.data.dataset import Histories
 from ed2rec.data.splits import leave_one_out
@@ -146,3 +146,7 @@ def test_models_of_categories_and_brands_refuse_a_dataset_without(name):
 @pytest.mark.parametrize("name", LEARNED)
 def test_the_groups_of_a_model_are_its_own_and_what_all_baselines_share(name):
     assert groups_of(name) == ["baseline", name]
+
+
+def test_every_name_of_the_settings_has_its_way_of_being_made():
+    assert set(LEARNED_MODELS) == set(LEARNED) and set(FLOOR_CLASSES) == set(FLOORS)
