@@ -11,7 +11,6 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ed2rec.environment import memory_gib
 from ed2rec.errors import BackboneError, ConfigError
 
 ALL_LINEAR = "all-linear"  # every linear layer but the head, in the words of peft
@@ -93,24 +92,6 @@ def four_bits(name: str) -> dict[str, Any]:
     dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
-
-
-def check_room(index_tokens: int, llm: PreTrainedModel, device: torch.device, untie: bool) -> None:
-    """ConfigError where the rows of the index tokens alone are more than the device holds: in embedding and head, which
-    may be one matrix, the weights, their gradients and AdamW's two moments. untie: whether it will become two."""
-    head = llm.get_output_embeddings()
-    matrices = 1 if not untie and head is not None and head.weight is llm.get_input_embeddings().weight else 2
-    width: int = llm.get_input_embeddings().embedding_dim  # type: ignore[assignment]
-    needed = matrices * 4 * index_tokens * width * 4 / 2**30
-    if device.type == "cuda":
-        whole: float | None = torch.cuda.mem_get_info(device)[1] / 2**30
-    else:
-        whole = memory_gib()
-    if whole is not None and needed > whole:
-        raise ConfigError(
-            f"{index_tokens:,} index tokens of width {width} take {needed:,.0f} GiB in training, and {device} has "
-            f"{whole:,.0f} GiB: give fewer codes a level in indexer.items or indexer.users, and more levels"
-        )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerFast
 
+from ed2rec.environment import memory_gib
 from ed2rec.errors import BackboneError, ConfigError
 from ed2rec.indexers.contract import IndexTable
 
@@ -147,6 +148,22 @@ class IndexVocabulary:
             text, rows = weight.detach()[: self.text_size].float(), weight.detach()[self.index_slice]
             random = torch.randn(rows.shape, generator=generator).to(text)
             rows.copy_(text.mean(0) + noise * text.std(0) * random)
+
+    def check_room(self, llm: PreTrainedModel, device: torch.device, untie: bool) -> None:
+        """ConfigError where the rows of the index tokens alone are more than the device holds: in embedding and head,
+        which may be one matrix, the weights, their gradients and AdamW's two moments. untie: whether it becomes two."""
+        rows = _matrices(llm)
+        width = rows[0].shape[1]
+        needed = (2 if untie else len(rows)) * 4 * len(self) * width * 4 / 2**30
+        if device.type == "cuda":
+            whole: float | None = torch.cuda.mem_get_info(device)[1] / 2**30
+        else:
+            whole = memory_gib()
+        if whole is not None and needed > whole:
+            raise ConfigError(
+                f"{len(self):,} index tokens of width {width} take {needed:,.0f} GiB in training, and {device} has "
+                f"{whole:,.0f} GiB: give fewer codes a level in indexer.items or indexer.users, and more levels"
+            )
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> "IndexVocabulary":

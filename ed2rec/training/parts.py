@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ed2rec.adaptation import add_lora, check_room, check_targets, keep_less, merge_lora
+from ed2rec.adaptation import add_lora, check_targets, keep_less, merge_lora
 from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import leave_one_out
@@ -99,8 +99,8 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
     progress("backbone", 1, 1, settings.backbone.name)
     # What cannot go together is found out before the texts are encoded.
-    index_tokens = len(IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users))
-    check_room(index_tokens, llm, device, settings.backbone.untie)
+    planned = IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users)
+    planned.check_room(llm, device, settings.backbone.untie)
     if settings.backbone.lora_rank:
         check_targets(llm, settings.backbone.lora_targets)
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),
