@@ -27,8 +27,8 @@ class S3Rec(TiedModel):
 
     The authors' code takes σ of both scores before it takes their difference, which holds it within (-1, 1) and the
     losses above log(1 + 1/e); here it is taken once. Their negative segments come from sequences that contain
-    validation and test items; here from the other training sequences of the batch. Rows are training sequences, not
-    all their prefixes. An item without attributes is not taken for one that has none.
+    validation and test items; here from the other training sequences of the batch. A row is a prefix of a training
+    sequence, as theirs are. An item without attributes is not taken for one that has none.
     masked: probability that an item is hidden; the last one always is.
     """
 

@@ -2,8 +2,8 @@
 
 Walk of a batch: `Training` → `SequenceModel.supervised` (states, targets) → a loss over the whole catalogue or over
 sampled negatives → AdamW. After each epoch all validation users are ranked; training stops when NDCG@10 has not risen
-for `patience` epochs. Every random choice of an epoch follows from the seed and its number, so a training that was
-interrupted goes on as if it had not been.
+for `patience` epochs. Pre-training, where a model has it, has a row for every prefix of a history. Every random choice
+of an epoch follows from the seed and its number, so a training that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def train_baseline(
     to resume or the model is no longer finite, DataError where nobody has two items to learn from.
     """
     model = learned.model
-    data = Training(split.train, catalogue=learned.catalogue, longest=learned.longest,
-                    whole_rows=model.every_position, batch=budget.batch, seed=budget.seed)  # fmt: skip
+    rows = partial(Training, split.train, catalogue=learned.catalogue, longest=learned.longest, batch=budget.batch,
+                   seed=budget.seed)  # fmt: skip
+    data, prefixes = rows(whole_rows=model.every_position), rows(whole_rows=False)
     if not data.targets:
         raise DataError("no user has two training items, so there is no next item to learn from: prepare the dataset "
                         "with --k-core 4 or more, or give more data")  # fmt: skip
@@ -103,7 +105,8 @@ def train_baseline(
         pretraining = course.epoch < budget.pretraining
         if course.epoch == budget.pretraining:
             steps.start()  # gradients of pre-training are far larger: its moments would hold the next stage back
-        row: dict[str, float] = {"epoch": course.epoch + 1, "loss": steps.epoch(data, course.epoch, pretraining)}
+        loss = steps.epoch(prefixes if pretraining else data, course.epoch, pretraining)
+        row: dict[str, float] = {"epoch": course.epoch + 1, "loss": loss}
         _check_finite(row["loss"], model, course.epoch + 1, budget)
         course.epoch += 1
         note = f"loss {row['loss']:.3f}"

@@ -11,6 +11,8 @@ from ed2rec.baselines import trainer
 from ed2rec.baselines.build import budget_of, fit_baseline
 from ed2rec.baselines.learned import Learned
 from ed2rec.baselines.losses import SAMPLED
+from ed2rec.baselines.masking import training_rows
+from ed2rec.baselines.s3rec import S3Rec
 from ed2rec.baselines.sequences import Training
 from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import DataError, RunError
@@ -126,8 +128,24 @@ def test_after_pretraining_the_optimiser_starts_afresh(tmp_path, monkeypatch):
     taken = []
     keep = trainer._keep
     monkeypatch.setattr(trainer, "_keep", lambda *what: (taken.append(steps_of(what[-1])), keep(*what)))
-    trained(WORLD, settings_of("s3rec", "epochs=2", "pretraining=2", "batch=12"), tmp_path / "w")
-    assert taken == [2, 4, 2, 4]  # two batches per epoch
+    metrics = trained(WORLD, settings_of("s3rec", "epochs=2", "pretraining=2", "batch=12"), tmp_path / "w")[1]
+    rows = metrics["targets_per_epoch"] // 12  # every target ends a row of pre-training
+    assert taken == [rows, 2 * rows, 2, 4]  # and a user's histories have two batches
+
+
+def test_pretraining_has_a_row_for_every_prefix(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(S3Rec, "pretraining_loss", lambda model, batch, draw: (
+        seen.extend(told_rows(batch, model.longest)), model.items.weight.sum() * 0)[1])  # fmt: skip
+    trained(WORLD, settings_of("s3rec", "epochs=1", "pretraining=1"), tmp_path / "w")
+    train = leave_one_out(WORLD.histories).train
+    assert sorted(seen) == sorted(
+        tuple(train[user][:end]) for user in range(len(train)) for end in range(2, len(train[user]) + 1)
+    )
+
+
+def told_rows(batch, longest):
+    return [tuple(row[row < batch.catalogue].tolist()) for row in training_rows(batch, longest)]
 
 
 def steps_of(steps) -> int:
