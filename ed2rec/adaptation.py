@@ -80,18 +80,17 @@ def keep_less(llm: Any) -> None:
 
 
 def four_bits(name: str) -> dict[str, Any]:
-    """What from_pretrained needs for weights of four bits (NF4, as in QLoRA). BackboneError where that cannot be."""
-    reason = (
-        "this machine has no CUDA device" if not torch.cuda.is_available()
-        else "bitsandbytes is not installed (pip install 'ed2rec[gpu]')" if find_spec("bitsandbytes") is None
-        else ""
-    )  # fmt: skip
-    if reason:
-        raise BackboneError(f"backbone {name!r} cannot be loaded in four bits: {reason}; or leave out "
-                            "backbone.load_in_4bit")  # fmt: skip
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    return {"quantization_config": how, "device_map": {"": torch.cuda.current_device()}}
+    """What from_pretrained needs for weights of four bits (NF4, as in QLoRA), on the first GPU or the processor.
+    BackboneError where the library is missing."""
+    if find_spec("bitsandbytes") is None:
+        raise BackboneError(f"backbone {name!r} cannot be loaded in four bits: bitsandbytes is not installed "
+                            "(pip install 'ed2rec[gpu]'); or leave out backbone.load_in_4bit")  # fmt: skip
+    cuda = torch.cuda.is_available()
+    half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half if cuda else torch.float32
+    )
+    return {"quantization_config": how, "device_map": {"": torch.cuda.current_device() if cuda else "cpu"}}
 
 
 @contextmanager

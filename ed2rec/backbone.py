@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -116,8 +117,8 @@ def load_backbone(
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     """A pretrained causal LM with its fast tokenizer: a folder with one .gguf file, a Hugging Face folder, or a name.
 
-    layers: keep only the first so many. four_bit: hold the linear layers' weights in four bits, on the GPU. Weights
-    are float32 otherwise. BackboneError where it cannot be loaded or is no causal LM with a fast tokenizer.
+    layers: keep only the first so many. four_bit: hold the linear layers' weights in four bits. Weights are float32
+    otherwise. BackboneError where it cannot be loaded or is no causal LM with a fast tokenizer.
     """
     quiet_libraries()
     folder = Path(name).expanduser()
@@ -135,7 +136,7 @@ def load_backbone(
         with _no_bar_for_gguf():
             tokenizer = AutoTokenizer.from_pretrained(place, **source)
             llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                place, dtype=torch.float32, attn_implementation="sdpa", **source, **weights
+                place, dtype=torch.float32, attn_implementation="sdpa", **(source or weights)
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as problem:
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
@@ -152,6 +153,8 @@ def load_backbone(
         raise BackboneError(f"the tokenizer of {name!r} is not a fast one: choose a backbone with a tokenizer.json")
     if source:
         llm = _plain_copy(llm)
+        if four_bit:
+            llm = _loaded_again(llm, weights)
     if _reads_ahead(llm):
         raise BackboneError(
             f"backbone {name!r} is a {type(llm).__name__}, whose tokens see later ones, so it cannot be asked what "
@@ -297,6 +300,13 @@ def _plain_copy(llm: PreTrainedModel) -> PreTrainedModel:
     copy.load_state_dict(llm.state_dict())
     copy.tie_weights()
     return copy
+
+
+def _loaded_again(llm: PreTrainedModel, weights: dict[str, Any]) -> PreTrainedModel:
+    """From a folder, as `weights` has it: transformers cannot do that while it reads a GGUF file."""
+    with TemporaryDirectory() as folder:
+        llm.save_pretrained(folder)
+        return type(llm).from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **weights)
 
 
 def _word_pieces(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -48,7 +48,7 @@ class BackboneSettings(Group):
     lora_targets: tuple[str, ...] = ("all-linear",)
     """Linear layers that get adapters, by the last part of their name, such as [q_proj, v_proj]; all-linear: all."""
     load_in_4bit: bool = False
-    """Hold the frozen weights in four bits: needs lora_rank > 0, a CUDA device and the extra ed2rec[gpu]."""
+    """Hold the frozen weights in four bits: needs lora_rank > 0 and the extra ed2rec[gpu]; slow on a CPU."""
 
 
 class EncodingSettings(Group):

@@ -13,6 +13,7 @@ import torch
 from small import shop, small_settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
     BloomConfig,
@@ -29,6 +30,7 @@ from transformers import (
 )
 from worlds import tiny_gpt2, tiny_llama, word_tokenizer
 
+from ed2rec import workflow
 from ed2rec.adaptation import add_lora, four_bits, merge_lora
 from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, prune_vocabulary, untie
 from ed2rec.config import resolve
@@ -249,29 +251,57 @@ def test_a_wrong_target_is_found_before_the_texts_are_encoded():
         build_parts(shop(), small_settings("backbone.lora_rank=2", "backbone.lora_targets=[wings]"), progress)
 
 
-def test_four_bits_need_a_cuda_device_the_library_and_adapters(tiny_folder, monkeypatch):
-    """What can be tested without any of them: that each is asked for in one line."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackboneError, match="in four bits: this machine has no CUDA device; or leave out"):
-        load_backbone(str(tiny_folder), four_bit=True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("ed2rec.adaptation.find_spec", lambda name: None)
-    with pytest.raises(BackboneError, match=r"bitsandbytes is not installed \(pip install 'ed2rec\[gpu\]'\)"):
-        load_backbone(str(tiny_folder), four_bit=True)
+def test_four_bits_need_the_library_and_adapters(tiny_folder, monkeypatch):
     for without in (f"backbone.name={tiny_folder}", "backbone.lora_rank=8"):
         with pytest.raises(ConfigError, match=r"set backbone\.name to one and backbone\.lora_rank above 0"):
             build_parts(shop(), small_settings("backbone.load_in_4bit=true", without), lambda *_: None)
+    monkeypatch.setattr("ed2rec.adaptation.find_spec", lambda name: None)
+    with pytest.raises(BackboneError, match=r"bitsandbytes is not installed \(pip install 'ed2rec\[gpu\]'\)"):
+        load_backbone(str(tiny_folder), four_bit=True)
 
 
-def test_the_arguments_of_four_bits_are_those_of_qlora(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+@pytest.mark.parametrize("cuda", [False, True])
+def test_the_arguments_of_four_bits_are_those_of_qlora(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr("ed2rec.adaptation.find_spec", lambda name: object())
     given = four_bits("it")
     how = given["quantization_config"]
-    assert how.load_in_4bit and how.bnb_4bit_quant_type == "nf4" and how.bnb_4bit_compute_dtype == torch.bfloat16
-    assert given["device_map"] == {"": 1}
+    assert how.load_in_4bit and how.bnb_4bit_quant_type == "nf4"
+    assert how.bnb_4bit_compute_dtype == (torch.bfloat16 if cuda else torch.float32)
+    assert given["device_map"] == {"": 1 if cuda else "cpu"}
+
+
+def test_adapters_beside_weights_of_four_bits_become_a_plain_run(tmp_path):
+    """Trained on the processor: the body is held in four bits and rests, and what is written needs no bitsandbytes."""
+    pytest.importorskip("bitsandbytes")
+    folder, dataset = saved(tmp_path / "llm"), shop()
+    settings = small_settings("backbone.load_in_4bit=true", f"backbone.name={folder}", "backbone.lora_rank=2",
+                              "backbone.prune_vocabulary=false", "training.epochs=1")  # fmt: skip
+    parts = build_parts(dataset, settings, lambda *_: None)
+    held = [module for module in parts.model.llm.modules() if type(module).__name__ == "Linear4bit"]
+    assert len(held) == 7 * TINY["layers"]
+    assert all(module.weight.dtype == torch.uint8 and not module.weight.requires_grad for module in held)
+    dataset.save(tmp_path / "data")
+    workflow.train(tmp_path / "data", tmp_path / "run", settings)
+    kept = json.loads((tmp_path / "run/model/config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in kept
+    llm = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")
+    assert {weight.dtype for weight in llm.parameters()} == {torch.float32}
+    run = workflow.load(tmp_path / "run", tmp_path / "data")
+    assert workflow.evaluate_run(run, "test").metrics["HR@10"] > 0
+
+
+def test_a_gguf_file_is_held_in_four_bits_too(tmp_path):
+    gguf, _ = pytest.importorskip("gguf"), pytest.importorskip("bitsandbytes")
+    tokenizer = byte_level(False)
+    llm = llm_for(tokenizer, True, spare=0)
+    write_gguf(gguf, tmp_path / "it.gguf", tokenizer, llm)
+    loaded = load_backbone(str(tmp_path), four_bit=True)[1]
+    tokens = torch.tensor([[2, 3, 4, 5]])
+    assert loaded.is_quantized and not loaded.training
+    assert torch.cosine_similarity(loaded(tokens).logits, llm(tokens).logits, dim=-1).mean() > 0.9
 
 
 def test_a_preset_that_leaves_the_backbone_open_says_what_to_set():

@@ -205,3 +205,11 @@ def test_an_ablation_changes_what_the_paper_takes_away_and_nothing_else(name):
     base, changed = (flat(resolve(presets)) for presets in (["default"], ["default", name]))
     assert base["indexer.items"] == base["indexer.users"] == FOUR
     assert {key: changed[key] for key in changed if changed[key] != base[key]} == DIFFERENCES[name]
+
+
+def test_the_paper_s_own_choices_have_names_too():
+    """The default base has them already; on another one they are a difference like the rest."""
+    assert resolve(["default", "4-ed2"]) == resolve(["default", "latent-vmf"]) == resolve("default")
+    base, four = (flat(resolve(presets)) for presets in (["small"], ["small", "4-ed2"]))
+    assert {key: four[key] for key in four if four[key] != base[key]} == {"indexer.items": FOUR, "indexer.users": FOUR}
+    assert resolve(["default", "latent-none", "latent-vmf"]).indexer.latent == "vmf"
