@@ -104,6 +104,16 @@ class JointOutput(NamedTuple):
     task_tokens: Tensor  # (tasks,) how many these are
 
 
+class Answers(NamedTuple):
+    """What can be asked for in one place: the head's rows to choose among, its bias, the token id of the first."""
+
+    kind: int
+    level: int
+    first: int
+    weight: Tensor
+    bias: Tensor | None
+
+
 class JointModel(nn.Module):
     """Parts in, named losses out.
 
@@ -264,30 +274,36 @@ class JointModel(nn.Module):
 
     def _token_losses(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(R, T) cross-entropy of every supervised token, index tokens and words alike; L_LLM is its mean (Eq. 7)."""
-        head = cast(nn.Linear, self.llm.get_output_embeddings())
         losses = torch.zeros(batch.labels.shape, dtype=torch.float32, device=hidden.device)
-        for kind, level, columns in self._answers():
-            at = (batch.label_kind == kind) & (batch.label_level == level)
+        for answers in self._answers():
+            at = (batch.label_kind == answers.kind) & (batch.label_level == answers.level)
             labels = batch.labels[at]
             if not len(labels):
                 continue
-            if self.normalise == "vocabulary":
-                columns = slice(0, len(head.weight))
-            bias = None if head.bias is None else head.bias[columns]
             with torch.autocast(hidden.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                logits = F.linear(hidden[at], head.weight[columns], bias)
+                logits = F.linear(hidden[at], answers.weight, answers.bias)
             losses[at] = F.cross_entropy(
-                logits.float(), labels - columns.start, label_smoothing=self.label_smoothing, reduction="none"
+                logits.float(), labels - answers.first, label_smoothing=self.label_smoothing, reduction="none"
             )
         return losses
 
-    def _answers(self) -> Iterator[tuple[int, int, slice]]:
-        """(kind, level, token ids) of everything that can be asked for: the codes of a level, suffixes, words."""
+    def _answers(self) -> Iterator[Answers]:
+        """Words, and the codes and suffixes of every level, in the order of their tokens."""
+        head = cast(nn.Linear, self.llm.get_output_embeddings())
         kinds: tuple[tuple[int, Kind], ...] = ((ITEM, "item"), (USER, "user"))
+        asked = [(TEXT, 0, slice(0, self.vocabulary.text_size))]
         for kind, name in kinds:
-            for level in range(self.vocabulary.levels(name) + 1):
-                yield kind, level, self.vocabulary.slice_of(name, level)
-        yield TEXT, 0, slice(0, self.vocabulary.text_size)
+            levels = range(self.vocabulary.levels(name) + 1)
+            asked += [(kind, level, self.vocabulary.slice_of(name, level)) for level in levels]
+        if self.normalise == "vocabulary":
+            return (Answers(kind, level, 0, head.weight, head.bias) for kind, level, _ in asked)
+        # Split, not sliced: the gradient of a slice is as large as the whole head, once for every level.
+        sizes = [place.stop - place.start for _, _, place in asked]
+        sizes.append(len(head.weight) - sum(sizes))  # nobody is asked for the unknown user
+        weights = head.weight.split(sizes)
+        biases = [None] * len(sizes) if head.bias is None else head.bias.split(sizes)
+        return (Answers(kind, level, place.start, *rows)
+                for (kind, level, place), *rows in zip(asked, weights, biases, strict=False))  # fmt: skip
 
     def _alignment(self, branch: Branch, batch: Batch, found: Entities | None) -> dict[str, Tensor]:
         """L_ID (Eq. 8) over some entities of the batch: their index tokens, read alone, against their text."""
