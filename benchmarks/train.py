@@ -2,8 +2,8 @@
 
 All ways compute the same losses of the same model on the same machine and take whole steps (forward, backward,
 AdamW); they alternate in one process, and a ratio is the median over rounds. Dense supervision is measured at two
-sizes of a step: as many tokens as the other way has, and few enough that a step has about as many targets as there,
-so that equal targets are equal steps too, and what is learned from them can be compared. The share of the peak
+sizes of a step: as many tokens as the other way has, and so few that a step has hardly more targets than there, so that
+equal targets are nearly equal steps, and what is learned from them can be compared. The share of the peak
 divides the arithmetic a step needs by the time it took and by what a large matrix product reaches in the same number
 type, in the same run.
 """
@@ -35,7 +35,7 @@ GAMES = (15939, 9437, 6175, 4172, 2954, 2141, 1668, 1238, 946, 889, 657, 526, 41
 ITEMS = 16_859
 INSTRUCTION = 20  # text tokens
 NAIVE = "one per prefix, padded"
-WAYS = {"dense packed": 4096, "dense packed, small steps": 512, NAIVE: 4096}  # tokens of a step, 64 examples if naive
+WAYS = {"dense packed": 4096, "dense packed, small steps": 768, NAIVE: 4096}  # tokens of a step, 64 examples if naive
 
 
 def run(
