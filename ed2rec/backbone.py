@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, cast
 
 import numpy as np
@@ -304,9 +304,13 @@ def _plain_copy(llm: PreTrainedModel) -> PreTrainedModel:
 
 def _loaded_again(llm: PreTrainedModel, weights: dict[str, Any]) -> PreTrainedModel:
     """From a folder, as `weights` has it: transformers cannot do that while it reads a GGUF file."""
-    with TemporaryDirectory() as folder:
-        llm.save_pretrained(folder)
-        return type(llm).from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **weights)
+    try:
+        with TemporaryDirectory() as folder:
+            llm.save_pretrained(folder)
+            return type(llm).from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **weights)
+    except (OSError, SafetensorError) as error:
+        raise BackboneError(f"the weights of a .gguf file are written to {gettempdir()} on their way to four bits, and "
+                            f"that failed ({error}): make room there, or set TMPDIR") from None  # fmt: skip
 
 
 def _word_pieces(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -105,13 +105,13 @@ class JointOutput(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What can be asked for in one place: the head's rows to choose among, its bias, the token id of the first."""
+    """What can be asked for in one place: the codes of a level, suffixes or words."""
 
-    kind: int
+    kind: int  # TEXT, ITEM or USER
     level: int
-    first: int
-    weight: Tensor
-    bias: Tensor | None
+    first: int  # the token id of the first
+    weight: Tensor  # (N, H), their rows of the head
+    bias: Tensor | None  # (N,)
 
 
 class JointModel(nn.Module):

@@ -304,6 +304,19 @@ def test_a_gguf_file_is_held_in_four_bits_too(tmp_path):
     assert torch.cosine_similarity(loaded(tokens).logits, llm(tokens).logits, dim=-1).mean() > 0.9
 
 
+def test_no_room_on_the_way_to_four_bits_is_one_line(tmp_path, monkeypatch):
+    gguf, _ = pytest.importorskip("gguf"), pytest.importorskip("bitsandbytes")
+    tokenizer = byte_level(False)
+    write_gguf(gguf, tmp_path / "it.gguf", tokenizer, llm_for(tokenizer, True, spare=0))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(BackboneError, match=r"No space left on device\): make room there, or set TMPDIR"):
+        load_backbone(str(tmp_path), four_bit=True)
+
+
 def test_a_preset_that_leaves_the_backbone_open_says_what_to_set():
     with pytest.raises(ConfigError, match=r"backbone\.name is empty.* --set backbone\.name=backbones/smollm2-135m"):
         build_parts(shop(), resolve("paper"), lambda *_: None)

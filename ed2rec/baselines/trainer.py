@@ -91,7 +91,8 @@ def train_baseline(
     model = learned.model
     rows = partial(Training, split.train, catalogue=learned.catalogue, longest=learned.longest, batch=budget.batch,
                    seed=budget.seed)  # fmt: skip
-    data, prefixes = rows(whole_rows=model.every_position), rows(whole_rows=False)
+    data = rows(whole_rows=model.every_position)
+    prefixes = rows(whole_rows=False) if budget.pretraining else data
     if not data.targets:
         raise DataError("no user has two training items, so there is no next item to learn from: prepare the dataset "
                         "with --k-core 4 or more, or give more data")  # fmt: skip
