@@ -4,7 +4,8 @@
 
 P is the softmax over all codes of level m ("level") or over the whole vocabulary ("vocabulary"). It is never
 renormalised over the codes that the trie allows: that would raise items in sparse branches and reorder results.
-Items with and without a suffix compete by their sums (methods.md 5.18).
+Items with and without a suffix compete by their sums (methods.md 5.18). With a prior, its value for the item is added;
+on the way a beam counts as much as the best item below it could bring, so that no such item falls out early.
 
 How it is fast: a user's prompt is prefilled once, and what all prompts of a batch begin with once for all of them.
 At every level the last tokens of all beams of a user are fed as ONE row, whose 4-D mask shows each token the prompt
@@ -15,7 +16,7 @@ Shape letters: B users of a batch, T tokens, M levels, N codes per level, H LLM 
 vocabulary, K items.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from ed2rec.trie import Paths, Trie
 from ed2rec.vocabulary import IndexVocabulary, Kind
 
 Normalise = Literal["level", "vocabulary"]
+Prior = Callable[[np.ndarray], Tensor]  # (B,) numbers of prompts → (B, K) what is added to the score of every item
 SHARED_PREFIX = 8  # a common beginning shorter than this is not worth a pass of its own
 
 
@@ -70,12 +72,20 @@ class Decoder:
         self.plain_head = head_is_plain(llm)
 
     @torch.inference_mode()
-    def search(self, paths: Paths, prompts: Sequence[np.ndarray], width: int, k: int | None = None) -> Recommendations:
+    def search(
+        self,
+        paths: Paths,
+        prompts: Sequence[np.ndarray],
+        width: int,
+        k: int | None = None,
+        prior: Prior | None = None,
+    ) -> Recommendations:
         """The k best items for every prompt among those that a beam of `width` keeps (exact if width >= items).
 
         paths: a Trie on the LLM's device, or AllPaths. prompts: 1-D token ids each, not empty; the index starts right
-        after. k: at most and by default `width`. Rows are in the order of the prompts, -1 and -inf where the catalogue
-        has fewer than k items. Raises BackboneError for a prompt that is longer than the LLM can read.
+        after. k: at most and by default `width`. prior: on the LLM's device, finite; needs a Trie. Rows are in the
+        order of the prompts, -1 and -inf where the catalogue has fewer than k items. Raises BackboneError for a prompt
+        that is longer than the LLM can read.
         """
         k = width if k is None else k
         if not 1 <= k <= width:
@@ -87,7 +97,8 @@ class Decoder:
         try:
             with torch.autocast(self.llm.device.type, self.dtype, enabled=self.dtype is not None):
                 for rows in self._batches(prompts):
-                    best = self._search_batch(paths, [prompts[row] for row in rows], width, k)
+                    hopes = None if prior is None else paths.best_below(prior(rows))
+                    best = self._search_batch(paths, [prompts[row] for row in rows], width, k, hopes)
                     items[rows, : best[0].shape[1]], scores[rows, : best[1].shape[1]] = (x.cpu() for x in best)
         finally:
             self.llm.train(training)
@@ -109,9 +120,12 @@ class Decoder:
         order = np.argsort(lengths, kind="stable")
         yield from np.array_split(order, -(-len(order) // self.users))
 
-    def _search_batch(self, paths: Paths, prompts: list[np.ndarray], width: int, k: int) -> tuple[Tensor, Tensor]:
-        """(B, <= k) item numbers and scores, best first."""
+    def _search_batch(
+        self, paths: Paths, prompts: list[np.ndarray], width: int, k: int, hopes: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, <= k) item numbers and scores, best first. hopes: by depth, (B, nodes) the best prior below each node."""
         context = self._prefill(prompts)
+        context.hopes = hopes
         nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=self.llm.device)
         beams = Beams(nodes, nodes, nodes, torch.zeros_like(nodes, dtype=torch.float32))
         for depth in range(paths.levels):
@@ -133,6 +147,10 @@ class Decoder:
         log_probabilities = self._log_probabilities(context.states, depth)
         child, code = paths.children(depth, beams.nodes)
         gain = log_probabilities.gather(2, code.clamp(min=0))
+        if context.hopes is not None:  # what was hoped for above is taken back: a path ends with its item's own prior
+            hoped, hope = (context.hopes[at].gather(1, nodes.clamp(min=0).flatten(1)).view_as(nodes)
+                           for at, nodes in ((depth, beams.nodes), (depth + 1, child)))  # fmt: skip
+            gain = gain + (hope - hoped[..., None])
         scores = (beams.scores[..., None] + gain).masked_fill_(child < 0, -torch.inf).flatten(1)
         scores, best = scores.topk(min(width, scores.shape[1]))
         parents = best // child.shape[2]
@@ -213,7 +231,7 @@ class Beams:
     nodes: Tensor  # (B, W) trie nodes
     codes: Tensor  # (B, W) the code that led to each
     parents: Tensor  # (B, W) which beam of the depth before it continues
-    scores: Tensor  # (B, W) float32 sum of log-probabilities
+    scores: Tensor  # (B, W) float32 sum of log-probabilities, and with a prior the best of it below the node
 
 
 @dataclass
@@ -225,6 +243,7 @@ class Context:
     states: Tensor = None  # type: ignore[assignment]  # (B, W, H) after the last token of every beam
     readable: Tensor = None  # type: ignore[assignment]  # (B, 1, T) prompt positions that are not padding
     lineage: Tensor = None  # type: ignore[assignment]  # (B, W, fed) fed tokens that are ancestors of the beam's last
+    hopes: list[Tensor] | None = None  # by depth, (B, nodes) the best prior of the items below each node
 
 
 def constrained_beam_search(

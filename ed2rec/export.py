@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ The answer is an index of {levels} tokens (one more where items share all of the
 Scores in `example.json` are sums of log-probabilities, {over}, without renormalising over the strings that are allowed.
 An engine that renormalises over these, as constrained decoding usually does, ranks differently where branches are
 thin; the best ranking comes from a beam search ({beam} beams here) scored as above.
+{prior}"""
+
+PRIOR = """
+The run that this comes from adds to these scores what the texts of the last items say (its `decoding.prior`). That is
+not part of the LLM, and neither of this folder nor of `example.json`.
 """
 
 
@@ -98,7 +104,8 @@ def _write(run: workflow.LoadedRun, folder: Path) -> None:
     if users:
         _write_lines(folder / "users.jsonl", users)
     user_id = dataset.users["user_id"][0]
-    answer = answers.recommend(run, user_id=user_id, k=min(5, len(items)))
+    alone = replace(run, recommender=model.without_prior())  # as whoever serves the LLM can see it
+    answer = answers.recommend(alone, user_id=user_id, k=min(5, len(items)))
     asked = prompt(model.asked[0], before(0, dataset.histories[0][-model.max_history :]), index)
     by_id = {item["item_id"]: item for item in items}
     example = {
@@ -115,7 +122,7 @@ def _write(run: workflow.LoadedRun, folder: Path) -> None:
     text = README.format(
         dataset=dataset.name, version=version(), items=len(items), users=f"{len(users):,}" if users else "no",
         wording=model.wordings[0], history=model.max_history, levels=vocabulary.levels("item"),
-        over=over[model.decoder.normalise], beam=model.beam,
+        over=over[model.decoder.normalise], beam=model.beam, prior="" if model.prior is None else PRIOR,
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
 from ed2rec.instructions.sequential import before
 from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
+from ed2rec.prior import TextPrior
 from ed2rec.recommender import Recommendations
 from ed2rec.settings import Settings
 from ed2rec.trie import Trie
@@ -32,6 +34,7 @@ class GenerativeRecommender:
     asked          the instructions it can ask in; it asks in `asked[0]`
     beam           beams per user, or k where more items are asked for
     max_history    items shown, the latest
+    prior          what texts say beside the LLM, on its device; None: nothing
     """
 
     def __init__(
@@ -47,12 +50,13 @@ class GenerativeRecommender:
         normalise: Normalise = "level",
         batch: int | None = None,
         dtype: torch.dtype | None = None,
+        prior: TextPrior | None = None,
     ) -> None:
         self.decoder = Decoder(llm, vocabulary, normalise, batch, dtype)
         user_tokens = np.zeros((0, 0), np.int64) if users is None else vocabulary.token_ids("user", users)
         self.index = IndexTokens(vocabulary.token_ids("item", items), user_tokens, vocabulary.unknown_user)
         self.trie = Trie(items, llm.device)
-        self.asked, self.beam, self.max_history = list(asked), beam, max_history
+        self.asked, self.beam, self.max_history, self.prior = list(asked), beam, max_history, prior
 
     @property
     def wordings(self) -> list[str]:
@@ -61,18 +65,27 @@ class GenerativeRecommender:
 
     def worded(self, number: int) -> "GenerativeRecommender":
         """The same recommender, asking in wording `number`."""
+        return self._but(asked=[self.asked[number]])
+
+    def without_prior(self) -> "GenerativeRecommender":
+        """The same recommender, which says what the LLM says and no more."""
+        return self._but(prior=None)
+
+    def _but(self, **changed: Any) -> "GenerativeRecommender":
         other = object.__new__(type(self))
-        other.__dict__ = self.__dict__ | {"asked": [self.asked[number]]}
+        other.__dict__ = self.__dict__ | changed
         return other
 
     def recommend(self, histories: Histories, users: np.ndarray | None, k: int) -> Recommendations:
-        """users: numbers, −1 for a user without index. Scores are sums of log-probabilities."""
+        """users: numbers, −1 for a user without index. Scores are sums of log-probabilities, and the prior's."""
         numbers = np.full(len(histories), -1) if users is None else users
         prompts = [
             prompt(self.asked[0], before(int(user), histories[i][-self.max_history :]), self.index)
             for i, user in enumerate(numbers)
         ]
-        return self.decoder.search(self.trie, prompts, max(self.beam, k), k)
+        texts = self.prior
+        prior = None if texts is None else lambda rows: texts([histories[int(i)] for i in rows])
+        return self.decoder.search(self.trie, prompts, max(self.beam, k), k, prior)
 
 
 def save_wordings(folder: Path, spoken: Mapping[str, Sequence[str]]) -> None:
@@ -90,8 +103,8 @@ def load_wordings(folder: Path) -> dict[str, list[str]]:
 
 
 def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> GenerativeRecommender:
-    """The recommender of a run folder: model/, instructions.json, index/items.parquet and, with a user branch,
-    index/users.parquet."""
+    """The recommender of a run folder: model/, instructions.json, index/items.parquet, with a user branch
+    index/users.parquet, and with a prior texts.safetensors."""
     tokenizer, llm = load_backbone(str(folder / "model"))
     vocabulary = IndexVocabulary.from_tokenizer(tokenizer)
     items = IndexTable.load(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
@@ -100,14 +113,16 @@ def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> Gener
         users = IndexTable.load(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())
     device = choose_device(settings.training.device)
     llm.to(device)  # type: ignore[arg-type]
+    d = settings.decoding
     return GenerativeRecommender(
         llm,
         vocabulary,
         items,
         users,
         task_wordings(tokenizer, SEQUENTIAL, load_wordings(folder)[SEQUENTIAL]),
-        beam=settings.decoding.beam,
+        beam=d.beam,
         max_history=settings.data.max_history,
-        normalise=settings.decoding.normalise,
+        normalise=d.normalise,
         dtype=computing_type(settings.training.bf16, device),
+        prior=TextPrior.load(folder, d.prior, d.prior_items, len(items), device) if d.prior else None,
     )

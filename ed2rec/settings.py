@@ -190,6 +190,11 @@ class DecodingSettings(Group):
     """Beams per user."""
     normalise: Literal["level", "vocabulary"] = "level"
     """What a code's probability is normalised over, in training and decoding: its level's codes or every token."""
+    prior: float = Field(default=0.0, ge=0)
+    """Weight of what the texts of the last items say about the next one, beside the LLM's log-probability
+    (`prior.py`); 0 as in the paper. A run keeps what it was trained with."""
+    prior_items: int = Field(default=2, ge=1)
+    """How many of the last items the prior reads."""
 
 
 class Settings(Group):

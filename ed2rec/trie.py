@@ -36,6 +36,9 @@ class Paths(Protocol):
     def items(self, depth: int, nodes: Tensor) -> Tensor:
         """(B, W) nodes at `depth` >= M -> (B, W) item numbers, -1 where the node is -1 or its path goes on."""
 
+    def best_below(self, values: Tensor) -> list[Tensor]:
+        """(B, K) a value of every item -> by depth, (B, nodes) the highest of the items below; 0 for the root."""
+
 
 class Trie:
     """The prefix trie of an index table; read-only. `children` costs the same for any size of catalogue.
@@ -84,6 +87,20 @@ class Trie:
         """(B, W) nodes at depth M or M + 1 -> (B, W) int64 item numbers, -1 for none."""
         return self.item[depth - self.levels][nodes.clamp(min=0)].long().masked_fill_(nodes < 0, -1)
 
+    def best_below(self, values: Tensor) -> list[Tensor]:
+        """(B, K) a value of every item -> by depth, (B, nodes) the highest of the items below; 0 for the root."""
+        values_KB = values.T.contiguous()
+        best = [values_KB[item.clamp(min=0)] for item in self.item]
+        if self.suffixed:
+            best[0] = torch.where(self.item[0][:, None] >= 0, best[0], self._highest(best[1], self.levels))
+        for depth in range(self.levels - 1, 0, -1):
+            best.insert(0, self._highest(best[0], depth))
+        return [torch.zeros_like(values[:, :1]), *(level.T for level in best)]
+
+    def _highest(self, children: Tensor, depth: int) -> Tensor:
+        """(children, B) values at depth + 1 -> (nodes, B) the highest of every node's children, -inf without any."""
+        return torch.segment_reduce(children, "max", offsets=self.first[depth].long(), axis=0, initial=-torch.inf)
+
     def to(self, device: torch.device | str) -> "Trie":
         """The same trie with its arrays on another device."""
         moved = object.__new__(Trie)
@@ -123,6 +140,10 @@ class AllPaths:
     def items(self, depth: int, nodes: Tensor) -> Tensor:
         """The nodes themselves."""
         return nodes
+
+    def best_below(self, values: Tensor) -> list[Tensor]:
+        """Not known: what no catalogue holds has no value."""
+        raise NotImplementedError("a prior needs a catalogue's trie")
 
     def codes(self, items: np.ndarray) -> np.ndarray:
         """(…,) path numbers -> (…, M) codes."""

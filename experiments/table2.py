@@ -6,7 +6,7 @@
 Every variant has the same epochs of warm-up and of joint training, and the same choice of the best state (validation
 NDCG@10 in the last `frozen_tail` of the steps). Static and dynamic have the same steps; without the user's tokens or
 without a task an epoch has fewer tokens and so fewer steps (column "steps"), and where high-order tasks are left out,
-the other tasks fill their share. The last row is not in the paper.
+the other tasks fill their share. The last two rows are not in the paper.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ VARIANTS = [
     Variant("ED²"),
     *(Variant(name, preset) for name, preset in ROWS.items() if preset in presets()),
     Variant("w/o similarity task", settings=("training.neighbours=0",)),
+    Variant("w/o text prior", settings=("decoding.prior=0",)),
 ]
 
 

@@ -132,6 +132,27 @@ def test_only_items_that_exist_come_out_each_once_and_best_first(case):
         np.testing.assert_allclose(scores[real], truth[items[real]], atol=2e-5)
 
 
+@pytest.mark.parametrize("table", [COLLIDING, UNIQUE], ids=["colliding", "unique"])
+def test_a_prior_is_added_to_the_score_of_every_item(table):
+    """With every item in the beam, in batches of which each has its own rows of the prior."""
+    world = small_catalogue(table, users=7)
+    values = torch.randn(7, 24, generator=torch.Generator().manual_seed(3)) * 5
+    decoder = Decoder(world.llm, world.vocabulary, users=3)
+    found = decoder.search(Trie(table), world.prompts, 24, prior=lambda rows: values[torch.as_tensor(rows)])
+    exact = exact_scores(world.llm, world.vocabulary, table, world.prompts)
+    assert_ranks_all(found, exact + values.numpy())
+
+
+@pytest.mark.parametrize("table", [COLLIDING, UNIQUE], ids=["colliding", "unique"])
+def test_an_item_that_the_prior_favours_is_not_lost_on_the_way(table):
+    """A beam of one finds the one item that a strong prior is for, wherever it stands."""
+    world = small_catalogue(table, users=24)
+    found = Decoder(world.llm, world.vocabulary).search(
+        Trie(table), world.prompts, 1, prior=lambda rows: 100 * torch.eye(24)[torch.as_tensor(rows)]
+    )
+    assert found.items[:, 0].tolist() == list(range(24))
+
+
 def test_batch_padding_and_order_of_users_do_not_matter():
     """Alone (no padding, no shared prefix), in odd batches, and in another order."""
     world = small_catalogue(COLLIDING, users=11)

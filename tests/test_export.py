@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,7 @@ from ed2rec.export import export
 KINDS = {
     "all weights": (), "tied": ("backbone.untie=false",), "adapters": ("backbone.lora_rank=2",),
     "no users": ("indexer.users=[]",), "over all tokens": ("decoding.normalise=vocabulary",),
+    "beside a prior": ("decoding.prior=2",),
 }  # fmt: skip
 
 
@@ -70,7 +72,8 @@ def test_transformers_alone_gives_every_item_the_score_that_the_run_gives_it(kin
             score += float(row[token] - over.logsumexp(-1))
         scores[item["item_id"]] = score
     run = workflow.load(path)
-    answer = answers.recommend(run, user_id=example["user_id"], k=15)
+    alone = replace(run, recommender=run.recommender.without_prior())  # an export has the LLM and no prior
+    answer = answers.recommend(alone, user_id=example["user_id"], k=15)
     assert sorted(scores.values(), reverse=True) == pytest.approx(answer.scores, abs=1e-4)
     assert [scores[item.item_id] for item in answer.items] == pytest.approx(answer.scores, abs=1e-4)
     for shown in example["answers"]:  # of a narrow beam: perhaps not the best, but with their true scores

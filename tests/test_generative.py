@@ -25,7 +25,7 @@ from ed2rec.instructions.templates import INSTRUCTIONS
 from ed2rec.training.parts import Parts, build_parts, recommender, write
 from ed2rec.training.pipeline import train_ed2
 
-LEARNS = ["training.epochs=120", "training.lr=0.01", "training.dropout=0.1", "training.validations=0",
+LEARNS = ["training.epochs=160", "training.lr=0.01", "training.dropout=0.1", "training.validations=0",
           "training.checkpoints=0", "backbone.hidden=32", "backbone.intermediate=64"]  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def run(tmp_path_factory) -> Written:
         ("indexer.users=[]",),
         ("decoding.normalise=vocabulary",),
         ("backbone.untie=false",),
+        ("decoding.prior=2", "decoding.prior_items=2"),
         ("training.instruction=question", "training.dense=false"),
     ],
     ids=" ".join,
@@ -103,6 +104,7 @@ def test_a_written_model_recommends_what_it_recommended_before(overrides, tmp_pa
     np.testing.assert_array_equal(after.items, before.items)
     np.testing.assert_array_equal(after.scores, before.scores)
     assert (tmp_path / "run" / "index" / "users.parquet").exists() == ("indexer.users=[]" not in overrides)
+    assert (tmp_path / "run" / "texts.safetensors").exists() == ("decoding.prior=2" in overrides)
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
 
 
@@ -122,7 +124,7 @@ def test_adapters_are_part_of_the_weights_of_a_written_model(tmp_path):
 
 
 def exact(model: GenerativeRecommender, run: Written, history: list[int], user: int) -> np.ndarray:
-    asked = prompt(model.asked[0], before(user, np.array(history)), model.index)
+    asked = prompt(model.asked[0], before(user, np.array(history, np.int64)), model.index)
     vocabulary, llm = model.decoder.vocabulary, model.decoder.llm
     return exact_scores(llm, vocabulary, run.parts.model.items.table, [asked])[0]
 
@@ -134,6 +136,21 @@ def test_the_scores_are_the_log_probabilities_of_the_indices_after_the_prompt(us
     scores = exact(model, run, history, user)
     np.testing.assert_array_equal(best.items[0], np.argsort(-scores, kind="stable"))
     np.testing.assert_allclose(best.scores[0], np.sort(scores)[::-1], atol=1e-4)
+
+
+def test_what_the_texts_say_is_added_to_them_where_there_is_a_prior(tmp_path):
+    here = written(tmp_path / "run", "decoding.prior=2")
+    model = here.after()
+    asked = histories_of([3, 9, 1], [], [5])
+    best, alone = model.recommend(asked, None, 15), model.without_prior().recommend(asked, None, 15)
+    for row in range(len(asked)):
+        history = asked[row]
+        expected = exact(model, here, history.tolist(), -1)
+        np.testing.assert_allclose(alone.scores[row], np.sort(expected)[::-1], atol=1e-4)
+        expected += model.prior([history])[0].numpy()
+        np.testing.assert_allclose(best.scores[row], np.sort(expected)[::-1], atol=1e-4)
+        np.testing.assert_allclose(expected[best.items[row]], best.scores[row], atol=1e-4)
+    assert not np.array_equal(alone.items[0], best.items[0])
 
 
 def test_every_recommendation_is_an_item_of_the_catalogue_and_appears_once(run):

@@ -14,7 +14,7 @@ ROOT = Path(ed2rec.__file__).parent
 LINES = """
 errors setting_group baseline_settings settings config spaces environment device
 data
-recommender ensemble encoding adaptation backbone files
+recommender ensemble encoding adaptation backbone files prior
 evaluation indexers
 vocabulary trie
 instructions decoding

@@ -43,6 +43,21 @@ def test_the_trie_holds_every_index_and_no_other(table):
     assert paths_of(Trie(table)) == paths_in(table)
 
 
+@given(tables(), st.integers(0, 3))
+def test_the_best_below_a_node_is_the_highest_of_the_items_whose_path_passes_it(table, seed):
+    trie = Trie(table)
+    values = torch.randn(2, len(table), generator=torch.Generator().manual_seed(seed))
+    best, paths = trie.best_below(values), sorted((path, item) for path, item in paths_in(table).items())
+    assert best[0].tolist() == [[0], [0]] and len(best) == trie.levels + trie.suffixed + 1
+    for depth in range(1, len(best)):
+        below: dict[tuple[int, ...], list[int]] = {}  # nodes are numbered in the order of their paths
+        for path, item in paths:
+            if len(path) >= depth:
+                below.setdefault(path[:depth], []).append(item)
+        expected = torch.stack([values[:, items].amax(1) for items in below.values()], 1)
+        torch.testing.assert_close(best[depth], expected, rtol=0, atol=0)
+
+
 def test_children_of_a_batch_written_out_by_hand():
     """Items 0: (0, 1), 1: (0, 2), 2: (2, 0) twice with item 3."""
     trie = Trie(table_of([[0, 1], [0, 2], [2, 0], [2, 0]], (3, 3)))

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ed2rec.adaptation import add_lora, check_targets, keep_less, merge_lora
@@ -37,6 +39,7 @@ from ed2rec.instructions.templates import (
     task_wordings,
 )
 from ed2rec.model import Branch, JointModel
+from ed2rec.prior import TextPrior
 from ed2rec.regulator import Regulator
 from ed2rec.settings import Settings
 from ed2rec.training.assignments import build_tasks, gather
@@ -79,6 +82,7 @@ class Parts:
     serving_users: Callable[[], IndexTable | None]  # the users' table for recommending, made from all they may show
     reread: Callable[[], None] | None  # brings what the indexers read up to date with the LLM
     anew: Callable[[], Churn] | None  # makes the items' index anew, from texts and behaviour
+    prior: TextPrior | None  # what texts say beside the LLM
     facts: dict[str, Any]
     whitenings: dict[Kind, Whitening]
 
@@ -138,6 +142,7 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         _reindex(model, read_as["item"].embeddings, split.train, asked[0], tokenizer, settings, progress)
         if learns_behaviour(settings)
         else None,
+        _prior(read_as["item"], settings),
         facts | {"tasks": material.facts(), "generators": {"start": surveyed(model)}},
         whitenings,
     )
@@ -220,6 +225,14 @@ def _extended(
     return vocabulary, llm
 
 
+def _prior(items: Encoded, settings: Settings) -> TextPrior | None:
+    d = settings.decoding
+    if not d.prior:
+        return None
+    known = torch.as_tensor(items.raw, device=items.embeddings.device).abs().sum(1) > 0
+    return TextPrior(normalize(items.embeddings * known[:, None], dim=1), d.prior, d.prior_items)
+
+
 def _serving_users(model: JointModel, settings: Settings) -> IndexTable | None:
     if model.users is None or model.users.serving is None:
         return None
@@ -285,6 +298,7 @@ def recommender(parts: Parts, settings: Settings) -> GenerativeRecommender:
         max_history=settings.data.max_history,
         normalise=settings.decoding.normalise,
         dtype=model.dtype,
+        prior=parts.prior,
     )
 
 
@@ -296,6 +310,8 @@ def write(folder: Path, dataset: Dataset, parts: Parts) -> None:
     parts.tokenizer.save_pretrained(folder / "model")
     save_wordings(folder, parts.spoken)
     model.items.table.save(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
+    if parts.prior is not None:
+        parts.prior.save(folder)
     users = parts.serving_users()
     if users is not None:
         users.save(folder / "index" / "users.parquet", dataset.users["user_id"].to_list())

@@ -16,7 +16,7 @@ from ed2rec.data.dataset import Histories
 from ed2rec.errors import ConfigError
 from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, lay_out, length_of
 from ed2rec.instructions.sequential import SequentialPlan
-from ed2rec.instructions.tasks import Mixture, Task, copurchase, from_rows, read_texts
+from ed2rec.instructions.tasks import KEPT, Mixture, Task, copurchase, from_rows, read_texts
 from ed2rec.instructions.templates import FORMS, HIGH_ORDER, SEQUENTIAL, WORDINGS, read_wordings, task_wordings
 
 READ = read_texts(TOKENIZER, 4)
@@ -120,11 +120,11 @@ def test_the_sequential_task_keeps_half_and_loses_nothing(sizes, share, walks, s
     assert lengths == [len(lay_out(example, INDEX).ids) for example in drawn]
     tokens = [sum(n for e, n in zip(drawn, lengths, strict=True) if e.task in kinds) for kinds in ({0}, {1}, range(2))]
     longest = max(length_of(example, *INDEX.lengths()) for example in plan.draw(np.random.default_rng(seed)))
-    assert 2 * tokens[0] >= sum(lengths) and tokens[2] >= (1 - share) * sum(lengths) - longest
+    assert (1 + KEPT) * tokens[0] >= sum(lengths) and tokens[2] >= (1 - share) * sum(lengths) - longest
     planned, counts = plan.draw(np.random.default_rng(seed)), Counter(example.task for example in drawn)
     assert counts[0] == len(MAIN.histories) and set(counts) <= set(range(2 + len(tasks)))
     if counts[1] < sum(example.task == 1 for example in planned):  # some were left out: no whole walk more had fitted
-        assert sum(lengths) > 2 * tokens[0] - max(length_of(example, *INDEX.lengths()) for example in planned)
+        assert sum(lengths) > (1 + KEPT) * tokens[0] - max(length_of(example, *INDEX.lengths()) for example in planned)
     assert all(counts[2 + number] <= task.rows for number, task in enumerate(tasks))
 
 
