@@ -5,9 +5,8 @@
     environment.json   format version, model, dataset, versions, seed, hardware, commit, and the size of every file
     …                  what the model writes: model/, indexer.safetensors, index/*.parquet, or a baseline's file
 
-Everything is written and flushed in a folder beside the target, which then takes its name. Between the two renames of
-a replacement the old run waits as `.NAME.old`; whoever opens or saves next puts it back if the machine stopped there.
-One writer per run at a time.
+Everything is written in a folder beside the target, which then takes its name (`data/folders.py`). One writer per run
+at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ import numpy as np
 from polars.exceptions import ComputeError
 
 from ed2rec.config import Settings, resolve
-from ed2rec.data.folders import first_stranger
+from ed2rec.data.folders import beside, first_stranger, fresh, place, put_back, swap
 from ed2rec.environment import describe
 from ed2rec.errors import ConfigError, RunError
 
@@ -78,12 +76,10 @@ def save(
     write: puts the model's own files into the folder it is given. dataset: what `RunFolder.dataset` will say.
     Raises RunError where the target is not a run, or the disk refuses; the target is then as it was.
     """
-    folder = _place(folder)
+    folder = place(folder)
     check_target(folder)
-    new = _beside(folder, "new")
     try:
-        shutil.rmtree(new, ignore_errors=True)  # what an interrupted save left
-        new.mkdir(parents=True)
+        new = fresh(folder)
         write(new)
         (new / CONFIG).write_text(settings.to_yaml(), encoding="utf-8")
         _write_json(new / METRICS, dict(metrics))
@@ -92,22 +88,21 @@ def save(
         _write_json(new / ENVIRONMENT, {**facts, **describe(), "files": sizes})
         for path in _files(new):  # some writers make files that only their owner may read
             path.chmod((new / CONFIG).stat().st_mode)
-        _flush(new)
-        _swap(new, folder)
+        swap(new, folder)
     except Exception as error:
         if (reason := _refusal(error)) is None:
             raise
         raise RunError(f"cannot save the run {folder}: {reason}; what was there is unchanged, free some space or "
                        "choose another --out") from error  # fmt: skip
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(beside(folder, "new"), ignore_errors=True)
     return open_run(folder)
 
 
 def open_run(folder: Path) -> RunFolder:
     """Raises RunError for a folder that is missing, no run, unfinished, damaged or of another format."""
-    folder = _place(folder)
-    _put_back(folder)
+    folder = place(folder)
+    put_back(folder)
     if not folder.is_dir():
         if complete_checkpoints(workspace(folder)):
             raise RunError(f"the training of {folder} has not finished: continue it with ed2 train … --resume")
@@ -150,8 +145,8 @@ def check_target(folder: Path) -> None:
     A run may hold what it was saved with, and beside that what can be made from it again (RESULTS). Called before
     training as well, because a mistyped --out should not be found out after hours of work.
     """
-    folder = _place(folder)
-    _put_back(folder)
+    folder = place(folder)
+    put_back(folder)
     if folder.is_dir():
         results = [path.name for path in folder.iterdir() if path.suffix.lower() in RESULTS]
         if stranger := first_stranger(
@@ -179,7 +174,7 @@ def plain(value: Any) -> Any:
 
 def workspace(folder: Path) -> Path:
     """Where an unfinished training of this run keeps its checkpoints: beside the run, which stays complete."""
-    return _beside(_place(folder), "training")
+    return beside(place(folder), "training")
 
 
 def complete_checkpoints(workspace: Path) -> list[Path]:
@@ -204,38 +199,6 @@ def _refusal(error: Exception) -> str | None:
     return text if isinstance(error, ComputeError) or "os error" in text else None
 
 
-def _place(folder: Path) -> Path:
-    """Where a run really is: what is renamed must be the folder, not a link to it, and on the folder's own disk."""
-    return Path(os.path.realpath(folder))
-
-
-def _beside(folder: Path, what: str) -> Path:
-    return folder.parent / f".{folder.name}.{what}"
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Rename cannot replace a full folder: the old run steps aside, and comes back if the new one cannot move in."""
-    old = _beside(folder, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    _flush_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _put_back(folder: Path) -> None:
-    """Undo a replacement that stopped between its two renames."""
-    old = _beside(folder, "old")
-    if not os.path.lexists(folder) and old.is_dir():
-        os.rename(old, folder)
-
-
 def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
     for name, size in {CONFIG: 0, METRICS: 0, **sizes}.items():
         path = folder / name
@@ -249,25 +212,6 @@ def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _flush(folder: Path) -> None:
-    """Make the disk keep every file before the rename makes them visible; a crash must not leave empty weights."""
-    for path in _files(folder):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        _flush_folder(path)
-
-
-def _flush_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import DataError, UnknownEntity
-from .folders import check_replaceable, replace_folder
+from .folders import check_replaceable, put_back, replace_folder
 
 FORMAT_VERSION = 1
 MARKER = "dataset.json"
@@ -202,6 +202,7 @@ def _without(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
+    put_back(folder)
     if not folder.is_dir():
         raise DataError(f"No dataset folder at {folder}. Make one: ed2 prepare SOURCE --format FORMAT --out {folder}")
     path = folder / "dataset.json"

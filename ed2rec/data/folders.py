@@ -1,13 +1,18 @@
-"""A folder that is written whole or not at all."""
+"""A folder that is written whole or not at all, and never at the cost of the one before it.
+
+Two places beside a folder are ours: `.NAME.new`, which is being written or thrown away and is swept by the next write,
+and `.NAME.old`, where what is replaced waits, whole, between two renames. Whoever reads or writes next puts that back
+if the machine stopped there. One writer per folder at a time.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +33,23 @@ def replace_folder(target: Path, marker: str, files: Files) -> Iterator[Path]:
     What stood at `target` is replaced only if it is empty or wholly ours (`first_stranger`); a mistyped --out must
     not cost anybody their files. Raises DataError for that, and where the disk refuses.
     """
-    target = Path(os.path.realpath(target))  # "." has no name, and a link must stay a link
+    target = place(target)
     check_replaceable(target, marker, files)
-    beside: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        beside.chmod(0o777 & ~_umask())
-        yield beside
-        _swap(beside, target)
+        new = fresh(target)
+        yield new
+        swap(new, target)
     except (OSError, PolarsError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
         raise DataError(f"{target} cannot be written ({reason}); what was there is untouched. "
                         "Free some space or choose another --out.") from error  # fmt: skip
     finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(beside(target, "new"), ignore_errors=True)
 
 
 def check_replaceable(target: Path, marker: str, files: Files) -> None:
     """Raises DataError where `target` holds something that is not ours. Called early, before hours of work."""
+    put_back(target)
     if target.is_dir():
         if stranger := first_stranger(target, marker, files):
             raise DataError(f"{target} holds other files than ours ({stranger}); it is left alone. "
@@ -76,23 +78,63 @@ def first_stranger(folder: Path, marker: str, files: Files) -> str | None:
     return None
 
 
-def _swap(beside: Path, target: Path) -> None:
-    """A folder cannot be renamed over a full one, so the old one steps aside first and comes back if that fails."""
-    if not target.exists():
-        os.rename(beside, target)
-        return
-    shelf = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, shelf / target.name)
+def place(folder: Path) -> Path:
+    """Where a folder really is: what is renamed must be the folder, not a link to it, and on the folder's own disk."""
+    return Path(os.path.realpath(folder))
+
+
+def beside(folder: Path, what: str) -> Path:
+    return folder.parent / f".{folder.name}.{what}"
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder for what shall take the place of `folder`. What interrupted writes left is swept."""
+    put_back(folder)
+    new = beside(folder, "new")
+    shutil.rmtree(new, ignore_errors=True)
+    _discard_old(folder)
+    new.mkdir(parents=True)
+    return new
+
+
+def swap(new: Path, folder: Path) -> None:
+    """Rename cannot replace a full folder: the old one steps aside, and comes back if the new one cannot move in."""
+    for path in (new, *new.rglob("*")):  # or a crash may leave empty files behind the rename that makes them visible
+        _flush(path)
+    if folder.exists():
+        os.rename(folder, beside(folder, "old"))
     try:
-        os.rename(beside, target)
+        os.rename(new, folder)
     except BaseException:
-        os.rename(shelf / target.name, target)
-        shelf.rmdir()
+        put_back(folder)
         raise
-    shutil.rmtree(shelf, ignore_errors=True)
+    _flush(folder.parent)
+    _discard_old(folder)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def put_back(folder: Path) -> None:
+    """Undo a replacement that stopped between its two renames."""
+    folder = place(folder)
+    old = beside(folder, "old")
+    if not os.path.lexists(folder) and old.is_dir():
+        with suppress(OSError):  # another reader was faster, or none may write here
+            os.rename(old, folder)
+
+
+def _flush(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _discard_old(folder: Path) -> None:
+    """Under the other name while it goes: half of a folder must not be put back."""
+    old, new = beside(folder, "old"), beside(folder, "new")
+    if folder.exists() and old.is_dir():
+        with suppress(OSError):  # the next write will sweep it
+            os.rename(old, new)
+            shutil.rmtree(new)

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ed2rec.data.dataset import Dataset, Histories
+from ed2rec.data.dataset import Dataset, Histories, check_target
 from ed2rec.errors import DataError, UnknownEntity
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
@@ -144,6 +147,55 @@ def test_a_rename_that_fails_brings_the_old_dataset_back(tmp_path, monkeypatch):
         small().save(tmp_path / "d")
     assert Dataset.load(tmp_path / "d").name == "small"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+DIES = """
+import os, sys
+from pathlib import Path
+from ed2rec.data import folders
+from ed2rec.data.dataset import Dataset
+rename, left = os.rename, int(sys.argv[2])
+def dies(source, target):
+    global left
+    left -= 1
+    if not left:
+        os._exit(9)
+    rename(source, target)
+dataset = Dataset.load(sys.argv[1])
+os.rename = dies
+dataset.save(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_process_that_dies_at_any_rename_of_a_replacement_leaves_a_dataset(tmp_path, at):
+    small().save(tmp_path / "d")
+    assert subprocess.run([sys.executable, "-c", DIES, tmp_path / "d", str(at)], check=False).returncode == 9
+    assert (tmp_path / "d").exists() == (at != 2)
+    assert Dataset.load(tmp_path / "d").histories.flat.tolist() == [1, 0, 0]
+    small().save(tmp_path / "d")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_replacement_that_stopped_between_its_renames_is_undone_before_the_next_write(tmp_path):
+    small().save(tmp_path / "disk/d")
+    (tmp_path / "d").symlink_to(tmp_path / "disk/d")
+    (tmp_path / "disk/d").rename(tmp_path / "disk/.d.old")
+    check_target(tmp_path / "disk/d")
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["d"]
+    (tmp_path / "disk/d").rename(tmp_path / "disk/.d.old")
+    assert Dataset.load(tmp_path / "d").name == "small"
+
+
+def test_what_was_written_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    small().save(tmp_path / "d")
+    fsync, rename, done = os.fsync, os.rename, []
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append(os.fstat(handle).st_ino), fsync(handle)))
+    monkeypatch.setattr(os, "rename", lambda source, target: (done.append("rename"), rename(source, target)))
+    small().save(tmp_path / "d")
+    before = set(done[: done.index("rename")])
+    assert before >= {path.stat().st_ino for path in [tmp_path / "d", *(tmp_path / "d").iterdir()]}
+    assert tmp_path.stat().st_ino in done[done.index("rename") :]
 
 
 def spoil(folder: Path, how: str) -> None:
