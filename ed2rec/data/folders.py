@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -40,8 +41,7 @@ def replace_folder(target: Path, marker: str, files: Files) -> Iterator[Path]:
         yield new
         swap(new, target)
     except (OSError, PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
-        raise DataError(f"{target} cannot be written ({reason}); what was there is untouched. "
+        raise DataError(f"{target} cannot be written ({_reason(error)}); what was there is untouched. "
                         "Free some space or choose another --out.") from error  # fmt: skip
     finally:
         shutil.rmtree(beside(target, "new"), ignore_errors=True)
@@ -76,6 +76,13 @@ def first_stranger(folder: Path, marker: str, files: Files) -> str | None:
             if path not in ours and name not in LITTER:
                 return path
     return None
+
+
+def _reason(error: OSError | PolarsError) -> str:
+    """What the system says, whoever wrote: copytree lists (from, to, text) of every file, polars has text only."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return re.sub(r"""^\[\w+ \d+\] |: ['"].*""", "", error.args[0][0][2])
+    return getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
 
 
 def place(folder: Path) -> Path:

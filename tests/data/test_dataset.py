@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ed2rec.data.dataset import Dataset, Histories, check_target
+from ed2rec.data.folders import replace_folder
 from ed2rec.errors import DataError, UnknownEntity
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
@@ -131,6 +133,22 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path, monkeypatch):
         small().save(tmp_path / "d")
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_full_disk_under_a_copied_folder_is_one_short_line(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    for name in ("it's.bin", "b.bin"):
+        (tmp_path / "model" / name).touch()
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    with (
+        pytest.raises(DataError, match=r"e cannot be written \(No space left on device\); what was there is untouched"),
+        replace_folder(tmp_path / "e", "export.json", lambda _: ()) as new,
+    ):
+        shutil.copytree(tmp_path / "model", new / "model", copy_function=full)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_rename_that_fails_brings_the_old_dataset_back(tmp_path, monkeypatch):
