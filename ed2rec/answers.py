@@ -52,13 +52,13 @@ def recommend(
     user_id: str | None = None,
     item_ids: Sequence[str] | None = None,
     query: str | None = None,
-    k: int = 10,
+    k: int | None = None,
     ensemble: int | None = None,
 ) -> Answer:
     """The k best items for a user of the dataset after all they have taken, or for somebody unknown after a history.
 
     query: what they look for, in words; then neither a user nor a history is needed. ensemble: ask in so many wordings
-    and take the mean (`asking_all`).
+    and take the mean (`asking_all`). k: 10 where none is given, or all of a smaller catalogue.
     """
     dataset = run.dataset
     if (user_id is not None and item_ids is not None) or (query, user_id, item_ids) == (None, None, None):
@@ -67,7 +67,7 @@ def recommend(
         raise ConfigError("a query is asked in one wording, which --ensemble has no part in: leave one of the two out")
     if query is not None and not query.strip():
         raise ConfigError("the query is empty: give --query some words")
-    check_k(k, len(dataset.items))
+    k = min(10, len(dataset.items)) if k is None else check_k(k, len(dataset.items))
     user = -1 if user_id is None else dataset.user_number(user_id)
     history = [dataset.item_number(item) for item in item_ids or ()] if user < 0 else dataset.histories[user].tolist()
     if query is not None:
@@ -101,10 +101,12 @@ class LikelyUsers:
         return {**asdict(self.item), "takers": self.takers, "users": rows}
 
 
-def likely_users(run: LoadedRun, item_id: str, k: int = 10) -> LikelyUsers:
-    """The k likeliest next users of an item (the user co-purchase task, §2.4), without those who have it."""
+def likely_users(run: LoadedRun, item_id: str, k: int | None = None) -> LikelyUsers:
+    """The k likeliest next users of an item (the user co-purchase task, §2.4), without those who have it. k: 10 where
+    none is given, or all where there are fewer."""
     dataset = run.dataset
     item = dataset.item_number(item_id)
+    k = min(10, len(dataset.users)) if k is None else k
     if not 1 <= k <= len(dataset.users):
         raise ConfigError(f"k = {k}, but the dataset has {len(dataset.users):,} users: choose k between 1 and that")
     takers = associated_users(dataset.interactions, len(dataset.items))[item]
@@ -139,17 +141,18 @@ class Explanation:
         return {"user": self.user_id, **words, "target": target, **found}
 
 
-def explain(run: LoadedRun, user_id: str, k: int = 5, *, held_out: bool = False) -> Explanation:
+def explain(run: LoadedRun, user_id: str, k: int | None = None, *, held_out: bool = False) -> Explanation:
     """Recommendations for a user with what the LLM says of them. RunError where the run was trained on neither titles
     nor preferences.
 
-    held_out: answer as in the test, after all but the user's last item, which then is the `target`.
+    held_out: answer as in the test, after all but the user's last item, which then is the `target`. k: 5 where none is
+    given, or all of a smaller catalogue.
     """
     teller = tell(run)
     if not {"title", "preference"} & teller.wordings.keys():
         raise RunError(f"{run.folder.path} was trained on neither titles nor preferences: train it with tasks.use=auto")
     dataset = run.dataset
-    check_k(k, len(dataset.items))
+    k = min(5, len(dataset.items)) if k is None else check_k(k, len(dataset.items))
     user = dataset.user_number(user_id)
     taken = dataset.histories[user]
     history = taken[:-1] if held_out else taken

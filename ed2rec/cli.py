@@ -278,10 +278,12 @@ def evaluate(
 def recommend(
     run: RunArgument,
     user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the dataset.")] = None,
-    history: Annotated[str | None, typer.Option(metavar="ID,ID,…", help="Item ids, the oldest first.")] = None,
+    history: Annotated[
+        str | None, typer.Option(metavar="ID,ID,…", help="Item ids, the oldest first; none can hold a comma.")
+    ] = None,
     query: Annotated[str | None, typer.Option(metavar="TEXT", help="What is looked for, in words.")] = None,
     item: Annotated[str | None, typer.Option(metavar="ID", help="List users who may take this item next.")] = None,
-    k: Annotated[int, typer.Option(help="How many items, or users.")] = 10,
+    k: Annotated[int | None, typer.Option(help="How many items, or users.", show_default="10, or all of fewer")] = None,
     ensemble: EnsembleOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     dataset: DatasetOption = None,
@@ -313,7 +315,7 @@ def recommend(
         asked = {"user": user} if query is None else {"user": user, "query": query}
         terminal.print_json({**head, **asked, **answer.as_dict()})
         return
-    shown = answer.history[-max(k, 10) :]
+    shown = answer.history[-max(len(answer.items), 10) :]
     earlier = f" ({len(answer.history) - len(shown)} earlier)" if len(shown) < len(answer.history) else ""
     terminal.print_beside(
         (f"history{earlier}", [f"{item.title}  [{item.item_id}]" for item in shown]),
@@ -325,7 +327,7 @@ def recommend(
 def explain(
     run: RunArgument,
     user: Annotated[str, typer.Option(metavar="ID", help="A user of the dataset.")],
-    k: Annotated[int, typer.Option(help="How many items.")] = 5,
+    k: Annotated[int | None, typer.Option(help="How many items.", show_default="5, or all of fewer")] = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="Answer before the last item, and show it.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     dataset: DatasetOption = None,

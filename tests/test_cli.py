@@ -134,6 +134,15 @@ def test_recommend_shows_titles_beside_the_history(shop, ask):
     assert code == 0 and "history" in out and " 1. colour-1" in out.replace("│ 1.", "│  1.")
 
 
+def test_where_no_k_is_given_a_catalogue_of_fewer_than_ten_items_is_recommended_whole(tmp_path, ask):
+    checkerboard(colours=2, per_colour=4).save(tmp_path / "shop")
+    assert ask("train", tmp_path / "shop", "--model", "itemknn", "--out", tmp_path / "run")[0] == 0
+    code, out, _ = ask("recommend", tmp_path / "run", "--history", "i0", "--json")
+    assert code == 0 and len(json.loads(out)["recommendations"]) == 8
+    assert ask("recommend", tmp_path / "run", "--history", "i0")[0] == 0
+    assert "choose k between 1 and 8" in refused(ask("recommend", tmp_path / "run", "--history", "i0", "--k", "10"))
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
