@@ -70,7 +70,7 @@ def typed_log(raw: pl.DataFrame, place: Callable[[int], str]) -> pl.DataFrame:
     """String columns user_id, item_id, timestamp, rating? → ids that are there, finite Float64 timestamps, ratings.
 
     `place(row)` says where a row stands ("reviews.json.gz, line 17"); it is asked only to say what is wrong there.
-    A rating that is not a number becomes null: nothing depends on it.
+    A rating may be absent or empty, which is null.
     """
     for column in ("user_id", "item_id"):
         absent = raw[column].is_null() | (raw[column] == "")
@@ -86,7 +86,14 @@ def typed_log(raw: pl.DataFrame, place: Callable[[int], str]) -> pl.DataFrame:
         raise DataError(f"{place(row)} {found}; timestamps must be numbers, such as seconds since 1970.")
     log = raw.select("user_id", "item_id").with_columns(timestamps.alias("timestamp"))
     if "rating" in raw.columns:
-        log = log.with_columns(raw["rating"].str.strip_chars().cast(pl.Float32, strict=False).alias("rating"))
+        given = raw["rating"].str.strip_chars()
+        ratings = given.cast(pl.Float32, strict=False)
+        wrong = (given != "").fill_null(False) & ~ratings.is_finite().fill_null(False)
+        if wrong.any():
+            row = _first(wrong)
+            found = f"has the rating {raw['rating'][row][:40]!r}"
+            raise DataError(f"{place(row)} {found}; ratings must be numbers: mend it, or leave it empty.")
+        log = log.with_columns(ratings.alias("rating"))
     return log
 
 

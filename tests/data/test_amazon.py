@@ -119,6 +119,7 @@ def test_with_no_k_core_the_catalogue_keeps_what_nobody_took(tmp_path):
     ("line", "said"),
     [
         ('{"reviewerID": "a", "asin": "B", "unixReviewTime": "May"}', "line 3 has the timestamp 'May'"),
+        ('{"reviewerID": "a", "asin": "B", "unixReviewTime": 3, "overall": "A"}', "line 3 has the rating 'A'"),
         ('{"reviewerID": "a", "asin": "B", "unixReviewTime": null}', "line 3 has no timestamp"),
         ('{"reviewerID": "a", "asin": "B", "unixReviewTime": 1e999}', "line 3"),
         ('{"reviewerID": "a", "unixReviewTime": 1}', "line 3 has no item_id"),

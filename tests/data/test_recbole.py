@@ -38,6 +38,7 @@ def test_the_log_alone_is_enough(tmp_path):
         ("user_id\titem_id\ttimestamp\ttimestamp\nu\tx\t1\t2\n", "has the column timestamp twice"),
         ("user_id:token\titem_id:token\ttimestamp:float\nu\tx\t1\nu\ty\t2\t3\n", "toy.inter, line 3 has 4 fields"),
         (INTER + "u3\tx\t1\tsoon\n", "toy.inter, line 5 has the timestamp 'soon'"),
+        (INTER + "u3\tx\thigh\t30\n", "toy.inter, line 5 has the rating 'high'"),
     ],
 )
 def test_a_wrong_log_is_told(tmp_path, content, said):

@@ -22,6 +22,14 @@ def test_columns_are_found_by_name_and_numbers_stay_whole(tmp_path):
     assert dataset.interactions["rating"].to_list() == [4, None, 5, 1]
 
 
+def test_a_rating_may_be_left_empty_however_that_is_written(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        'user_id,item_id,timestamp,rating\na,v,1,\na,w,2,""\na,x,3," "\na,y,4, -1.5 \na,z,5,4e0\n'
+    )
+    dataset = prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
+    assert dataset.interactions["rating"].to_list() == [None, None, None, -1.5, 4]
+
+
 def test_fractions_of_a_second_are_kept(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na,x,1.5\na,y,1.25\n")
     dataset = prepare(tmp_path / "log.csv", "csv", tmp_path / "out", k_core=0)
@@ -56,6 +64,8 @@ def test_items_and_users_beside_the_log_are_read(tmp_path):
     [
         ("user,item,time\na,b,1\n", "lacks the columns user_id, item_id, timestamp; found: user, item, time"),
         ('user_id,item_id,timestamp,comment\na,b,1,"x\ny"\na,c,noon,\n', "line 4 has the timestamp 'noon'"),
+        ("user_id,item_id,timestamp,rating\na,b,1,5\na,c,2,good\n", "line 3 has the rating 'good'; ratings must be"),
+        ("user_id,item_id,timestamp,rating\na,b,1,inf\n", "line 2 has the rating 'inf'"),
         ("user_id,item_id,timestamp\na,b,1\na,,2\n", "line 3 has no item_id"),
         ("user_id,item_id,timestamp\na,b,1\na\n", "line 3 has no item_id"),
         ("user_id,item_id,timestamp\na,b,nan\n", "line 2 has the timestamp 'nan'"),
