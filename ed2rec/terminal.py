@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class _Lines:
         tenth = 10 * done // max(total, 1)
         if self._shown.get(stage) != tenth:
             self._shown[stage] = tenth
-            print(f"{stage}: {done:,} of {total:,}  {note}".rstrip(), file=sys.stderr, flush=True)
+            _tell(f"{stage}: {done:,} of {total:,}  {note}".rstrip())
 
 
 def as_json(value: Mapping[str, Any]) -> str:
@@ -82,7 +83,15 @@ def print_json(value: Mapping[str, Any]) -> None:
 def say(text: str) -> None:
     """A remark for the person in front, on stderr, so that stdout stays for results."""
     if launched()[0] == 0:
+        _tell(text)
+
+
+def _tell(text: str) -> None:
+    """A line on stderr. That its reader has gone is no reason to end a training: what follows then goes nowhere."""
+    try:
         print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def print_metrics(rows: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -307,3 +307,9 @@ def test_a_reader_that_leaves_early_is_not_an_error(shop):
     command = f"{sys.executable} -m ed2rec recommend near --user u1 --json | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=shop)
     assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_a_training_goes_on_when_nobody_reads_its_progress_any_more(shop):
+    command = f"{sys.executable} -m ed2rec train shop --model gru4rec --set epochs=2 --out new 2> >(true)"
+    assert subprocess.run(["bash", "-c", command], cwd=shop, check=False).returncode == 0
+    assert run_command(["evaluate", "new"]) == 0
