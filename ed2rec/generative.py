@@ -13,7 +13,7 @@ from ed2rec.backbone import load_backbone
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.decoding import Decoder, Normalise
 from ed2rec.device import choose_device, computing_type
-from ed2rec.errors import RunError
+from ed2rec.errors import BackboneError, RunError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import IndexTokens, prompt
 from ed2rec.instructions.sequential import before
@@ -105,7 +105,11 @@ def load_wordings(folder: Path) -> dict[str, list[str]]:
 def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> GenerativeRecommender:
     """The recommender of a run folder: model/, instructions.json, index/items.parquet, with a user branch
     index/users.parquet, and with a prior texts.safetensors."""
-    tokenizer, llm = load_backbone(str(folder / "model"))
+    try:
+        tokenizer, llm = load_backbone(str(folder / "model"))
+    except BackboneError as error:  # whose advice is for who chooses one
+        reason = str(error.__context__ or error).strip().split("\n")[0]
+        raise RunError(f"{folder / 'model'} cannot be loaded ({reason}): copy or train the run again") from None
     vocabulary = IndexVocabulary.from_tokenizer(tokenizer)
     items = IndexTable.load(folder / "index" / "items.parquet", dataset.items["item_id"].to_list())
     users = None

@@ -115,12 +115,18 @@ def open_folder(out: Path, record: str, resume: bool) -> bool:
             raise RunError(f"there is no search in {out} to go on with: leave --resume out")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out} holds something that is not a search, it is left alone: choose another --out")
+        made = not out.exists()
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make {out}: {error.strerror}; choose another --out") from None
-        with replace_file(file) as new:
-            new.write_text(record, encoding="utf-8")
+        try:
+            with replace_file(file) as new:
+                new.write_text(record, encoding="utf-8")
+        except ConfigError:
+            if made:
+                out.rmdir()
+            raise
         return True
     before = file.read_text(encoding="utf-8")
     if before != record:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ed2rec import trials, workflow
+from ed2rec import runs, trials, workflow
 from ed2rec.config import Settings, changed, check_model
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import launched
@@ -72,17 +72,12 @@ def tune(
     space = holding(space, start)
     if launched()[1] > 1:
         raise ConfigError(f"a search is made by one process, not by {launched()[1]}: start it without a launcher")
-    optuna = _optuna()
+    _optuna()
     dataset, out = Dataset.load(Path(dataset_folder)), Path(out)
     fresh = trials.open_folder(out, trials.record(dataset, start, space), resume)
-    study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / trials.STUDY))),
-        study_name=start.model, direction="maximize", load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM),
-    )  # fmt: skip
-    search = _Searching(dataset, out, start, space, study, progress)
-    exhausted = False
+    search, exhausted = None, False
     try:
+        search = _Searching(dataset, out, start, space, _study(out, start.model), progress)
         while not limit.over(search.rows):
             if not search.propose():
                 exhausted = True
@@ -91,10 +86,16 @@ def tune(
             progress("trials", counted(search.rows), limit.trials, f"{spent(search.rows):.0f} s")
             if best := best_of(search.rows):
                 trials.write_best(out / trials.BEST, dataset.name, search.rows, best, start, space, command)
-    except Ed2Error:
-        if fresh and not search.rows:
+    except Exception as error:
+        if not isinstance(error, Ed2Error) and not runs.disk_is_full(error):
+            raise
+        if fresh and not (search and search.rows):
             shutil.rmtree(out)
-        raise
+        if isinstance(error, Ed2Error):
+            raise
+        again = "go on with --resume" if out.exists() else "start again"
+        raise RunError(f"no room for the search in {out}: free some space and {again}, or choose another --out"
+                       ) from error  # fmt: skip
     if (best := best_of(search.rows)) is None:
         raise RunError(f"no trial in {out} came to a validation within {limit.minutes:g} minutes: give more --minutes "
                        "and --resume")  # fmt: skip
@@ -232,6 +233,15 @@ class _Watch:
 
     def reached(self) -> Row:
         return {"valid": {"NDCG@10": self.best} if self.step else {}, "epochs": round(self.step * self.share, 3)}
+
+
+def _study(out: Path, model: str) -> Any:
+    optuna = _optuna()
+    return optuna.create_study(
+        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / trials.STUDY))),
+        study_name=model, direction="maximize", load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM),
+    )  # fmt: skip
 
 
 def _distributions(space: Space) -> dict[str, Any]:

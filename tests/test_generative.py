@@ -226,6 +226,16 @@ def test_a_table_that_is_missing_or_of_other_items_gets_one_line(missing, tmp_pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_noise_in_a_file_of_the_llm_is_said_to_be_damage_of_the_run(file, tmp_path):
+    here = written(tmp_path / "run")
+    path = here.folder / "model" / file
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(RunError, match=r"/model cannot be loaded \(.+\): copy or train the run again$") as error:
+        here.after()
+    assert "\n" not in str(error.value) and "tiny" not in str(error.value)
+
+
 def test_tables_come_back_in_the_order_of_the_dataset(run):
     """The run names items by id; a dataset that numbers them otherwise gets them by its own numbers."""
     order = np.random.default_rng(0).permutation(15)

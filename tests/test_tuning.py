@@ -1,6 +1,8 @@
 """`ed2 tune`: what it finds, what it spends, what it writes down, and what it never looks at."""
 
+import errno
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -273,6 +275,30 @@ def test_an_error_of_a_later_trial_is_noted_and_one_of_the_first_is_told(shop):
     with pytest.raises(ConfigError, match="does not divide"):
         tune(shop / "shop", shop / "new", start("heads=3", model="sasrec"), PLANTED, limit=Limit(9))
     assert not (shop / "new").exists(), "there is nothing to go on from"
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_one_line_and_costs_no_trial(shop, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(ConfigError, match=r"search\.yaml: No space left on device"):
+            tune(shop / "shop", shop / "out", start(), PLANTED)
+    assert not (shop / "out").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "fit", full)
+        with pytest.raises(RunError, match="free some space and start again"):
+            tune(shop / "shop", shop / "out", start(), PLANTED)
+    assert not (shop / "out").exists()
+    tune(shop / "shop", shop / "out", start(), PLANTED, limit=Limit(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "fit", full)
+        with pytest.raises(RunError, match="free some space and go on with --resume"):
+            tune(shop / "shop", shop / "out", start(), PLANTED, resume=True)
+    found = tune(shop / "shop", shop / "out", start(), PLANTED, limit=Limit(2), resume=True)
+    assert [row["state"] for row in found.rows] == ["complete", "interrupted", "complete"]
 
 
 # What it never looks at.

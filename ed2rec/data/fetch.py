@@ -78,6 +78,7 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None, progress
         raise DataError(f"{out} is a file, not a folder; it is left alone. Choose another --out.")
     if source is None and _is_there(name, out):
         return out
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=out) as beside:
@@ -90,6 +91,9 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None, progress
         raise DataError(
             f"{out} cannot be written ({error.strerror or error}). Free some space or choose another --out."
         ) from error
+    finally:
+        if made and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return out
 
 

@@ -108,6 +108,11 @@ def test_a_local_archive_is_taken_if_it_is_the_pinned_one(toy, server, tmp_path)
         fetch("toy", tmp_path / "out2", source=tmp_path / "toy.zip")
     with pytest.raises(DataError, match="is not a file"):
         fetch("toy", tmp_path / "out2", source=tmp_path / "none.zip")
+    assert not (tmp_path / "out2").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is not a file"):
+        fetch("toy", tmp_path / "empty", source=tmp_path / "none.zip")
+    assert (tmp_path / "empty").exists(), "it was there before"
 
 
 def test_an_archive_cannot_write_outside_its_folder(tmp_path):
@@ -158,7 +163,7 @@ def test_an_amazon_file_that_does_not_unpack_is_refused(server, tmp_path, monkey
     amazon(server, monkeypatch, gzip.compress(b'{"asin": "B"}\n' * 99)[:-9])
     with pytest.raises(DataError, match=r"HTTP 404.*cut short.*by hand"):
         fetch("amazon-2018/Gift_Cards", tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
