@@ -3,7 +3,7 @@
 Paper name -> ours: X_Omega `index_BH`, X_T `text_BH`, X_m `inputs_BMD`, c_m `codewords_BMD`, omega_m `codes_BM`;
 sim is the cosine. Everything computes in float32, also under autocast. As printed, Eq. 8 and 9 lack the logarithm and
 a temperature, and Eq. 10's weight can be zero or negative where Eq. 9 divides by it. The defaults mend that;
-`literal=True` is what the paper prints.
+`literal=True` is what the paper prints, but for divisors at zero.
 Shape letters: B batch, M levels, H LLM width, D code width.
 """
 
@@ -17,6 +17,7 @@ from ed2rec.indexers.variational import Quantised
 
 NORM_FLOOR = 1e-4  # cosines of shorter vectors fade to 0 instead of having a gradient like 1/length
 WEIGHT_RANGE = (0.1, 1.0)  # of w in Eq. 10, so that 1/w lies in 1..10
+LITERAL_FLOOR = 1e-3  # of the length of what the printed Eq. 9 divides by: residuals of 0 have w = 0, whose 1/w is NaN
 
 
 def index_alignment(
@@ -58,13 +59,16 @@ def token_alignment(
     The weights get no gradient, and a row with the same code at level m, whose "negative" is the positive itself,
     leaves the denominator. Scalar, >= 0.
 
-    literal: as printed, w = sim(X_m^i, X_m^j) with its gradient, no log, no tau, all rows; may be infinite.
+    literal: as printed, w = sim(X_m^i, X_m^j) with its gradient, no log, no tau, all rows. So the denominator may have
+    either sign and pass through zero: it and w stay LITERAL_FLOOR away from it, where they have no gradient, and the
+    loss lies within ±e/LITERAL_FLOOR.
     """
     inputs_MBD = inputs_BMD.transpose(0, 1)
     similarity_MBB = _cosines(inputs_MBD, codewords_BMD.transpose(0, 1))
     weight_MBB = _cosines(inputs_MBD, inputs_MBD)
     if literal:
-        share = similarity_MBB.exp() / (similarity_MBB.exp() / weight_MBB).sum(-1, keepdim=True)
+        total = (similarity_MBB.exp() / _off_zero(weight_MBB)).sum(-1, keepdim=True)
+        share = similarity_MBB.exp() / _off_zero(total)
         return -share.diagonal(dim1=1, dim2=2).mean()
     own = _diagonal(weight_MBB[0])
     same_MBB = codes_BM.T[:, :, None] == codes_BM.T[:, None, :]
@@ -108,6 +112,11 @@ def _cosines(x: Tensor, y: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x, y = (F.normalize(side.float(), dim=-1, eps=NORM_FLOOR) for side in (x, y))
         return x @ y.transpose(-1, -2)
+
+
+def _off_zero(x: Tensor) -> Tensor:
+    """x with its sign, and LITERAL_FLOOR where it is nearer to zero: no gradient there."""
+    return torch.where(x < 0, x.clamp(max=-LITERAL_FLOOR), x.clamp(min=LITERAL_FLOOR))
 
 
 def _diagonal(like_BB: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ class RegulatorSettings(Group):
     temperature: float = Field(default=0.07, gt=0)
     """Temperature of both contrasts; the paper prints none."""
     literal: bool = False
-    """Equations 8 and 9 as printed: no logarithm, no temperature."""
+    """Equations 8 to 10 as printed: no logarithm, no temperature, weights of either sign (0.001 away from zero)."""
 
 
 class DecodingSettings(Group):

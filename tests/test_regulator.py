@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ed2rec.indexers.variational import VariationalQuantiser
-from ed2rec.regulator import Regulator, index_alignment, token_alignment
+from ed2rec.regulator import LITERAL_FLOOR, Regulator, index_alignment, token_alignment
 
 EAST, NORTH, WEST = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([-1.0, 0.0])
 
@@ -65,15 +65,22 @@ def test_token_alignment_by_hand():
     assert float(loss) == pytest.approx(-log(exp(1) / (exp(1) + 2 * exp(0))))
 
 
-def test_token_alignment_is_finite_for_opposite_vectors_where_the_printed_form_is_not():
+def test_token_alignment_is_finite_for_opposite_vectors():
     """Cosine -1 gives w = 0, clipped to 1/10: the negative counts ten times."""
     x = torch.stack([EAST, WEST])[:, None]
     codes = torch.tensor([[0], [1]])
     loss = token_alignment(x, x, codes, temperature=1.0)
     assert float(loss) == pytest.approx(-log(exp(1) / (exp(1) + 10 * exp(-1))))
-    orthogonal = torch.stack([EAST, NORTH])[:, None]
-    assert float(token_alignment(orthogonal, orthogonal, codes, literal=True)) == 0  # 1/w = 1/0
     assert token_alignment(x, x, codes).isfinite()
+
+
+def test_the_printed_form_divides_by_no_weight_and_no_sum_nearer_to_zero_than_its_floor():
+    """w = 0 at a right angle, 1/w = 1/floor; opposite ones, w = -1, with codewords that are all alike: e - e = 0."""
+    orthogonal, opposite = torch.stack([EAST, NORTH])[:, None], torch.stack([EAST, WEST])[:, None]
+    codes, alike = torch.tensor([[0], [1]]), torch.stack([NORTH, NORTH])[:, None]
+    loss = token_alignment(orthogonal, orthogonal, codes, literal=True)
+    assert float(loss) == pytest.approx(-exp(1) / (exp(1) + 1 / LITERAL_FLOOR))
+    assert float(token_alignment(opposite, alike, codes, literal=True)) == pytest.approx(-1 / LITERAL_FLOOR)
 
 
 def test_token_alignment_literal_by_hand():
@@ -100,10 +107,11 @@ def test_token_alignment_repels_the_unlike_more_than_the_like():
     assert gradient[2].norm() > gradient[1].norm()
 
 
-def test_zero_residuals_have_finite_losses_and_gradients():
+@pytest.mark.parametrize("literal", [False, True])
+def test_zero_residuals_have_finite_losses_and_gradients(literal):
     inputs = torch.zeros(4, 2, 3, requires_grad=True)
     codewords = torch.randn(4, 2, 3, requires_grad=True)
-    token_alignment(inputs, codewords, torch.arange(8).reshape(4, 2)).backward()
+    token_alignment(inputs, codewords, torch.arange(8).reshape(4, 2), literal=literal).backward()
     assert inputs.grad.isfinite().all() and codewords.grad.isfinite().all()
 
 

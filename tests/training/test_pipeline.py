@@ -1,5 +1,6 @@
 """How the stages are put together: settings that become arguments, starts of rows, what an encoded entity brings."""
 
+import math
 import re
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_tasks_that_are_named_but_have_no_share_are_refused(tmp_path):
     settings = small_settings("tasks.use=[comment]", "tasks.share=0")
     with pytest.raises(ConfigError, match=r"tasks\.use names comment, but tasks\.share=0"):
         train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
+
+
+@pytest.mark.parametrize("latent", ["vmf", "none"])
+def test_the_printed_losses_can_be_trained_on_several_levels(latent, tmp_path):
+    settings = small_settings("regulator.literal=true", f"indexer.latent={latent}", "training.epochs=2")
+    trained = train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
+    losses = [entry[name] for entry in trained.metrics["history"] for name in entry if name.startswith("loss")]
+    assert any("loss_token_item" in entry for entry in trained.metrics["history"])
+    assert losses and all(map(math.isfinite, losses))
 
 
 def test_any_other_fault_of_torch_keeps_its_traceback(tmp_path, monkeypatch):
