@@ -109,9 +109,7 @@ class Decoder:
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         if len(lengths) == 0:
             return
-        limit = getattr(self.llm.config, "max_position_embeddings", None) or np.inf
-        limit = min(limit, getattr(self.llm.config, "sliding_window", None) or np.inf)
-        room = limit - self.vocabulary.levels(self.kind) - 1
+        room = most_tokens(self.llm) - self.vocabulary.levels(self.kind) - 1
         if lengths.min() < 1 or lengths.max() > room:
             raise BackboneError(
                 f"a prompt of {lengths.min() if lengths.min() < 1 else lengths.max()} tokens, where this LLM takes "
@@ -244,6 +242,12 @@ class Context:
     readable: Tensor = None  # type: ignore[assignment]  # (B, 1, T) prompt positions that are not padding
     lineage: Tensor = None  # type: ignore[assignment]  # (B, W, fed) fed tokens that are ancestors of the beam's last
     hopes: list[Tensor] | None = None  # by depth, (B, nodes) the best prior of the items below each node
+
+
+def most_tokens(llm: PreTrainedModel) -> float:
+    """How long a sequence the LLM reads as a whole; infinite where nothing bounds it."""
+    bounds = (getattr(llm.config, name, None) for name in ("max_position_embeddings", "sliding_window"))
+    return min(filter(None, bounds), default=np.inf)
 
 
 def constrained_beam_search(

@@ -12,19 +12,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from ed2rec.decoding import Decoder
+from ed2rec.decoding import Decoder, most_tokens
 from ed2rec.errors import RunError
 from ed2rec.generative import GenerativeRecommender, load_wordings
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import ITEM, TEXT, USER, Slot, prompt, shown
 from ed2rec.instructions.sequential import who
-from ed2rec.instructions.tasks import read_texts
+from ed2rec.instructions.tasks import SHOWN_USERS, read_texts
 from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.recommender import Recommendations
 from ed2rec.trie import Trie
 
 WRITERS = 32  # prompts that are continued in words at a time
-SHOWN_USERS = 10  # of an item, as in training
 
 
 class Teller:
@@ -125,7 +124,7 @@ class Teller:
             out = llm.generate(  # type: ignore[operator]
                 ids.to(llm.device),
                 attention_mask=real.to(llm.device),
-                max_new_tokens=max_tokens,
+                max_new_tokens=int(min(max_tokens, most_tokens(llm) - width)),
                 do_sample=False,
                 num_beams=1,
                 suppress_tokens=list(range(index.start, len(llm.get_output_embeddings().weight))),

@@ -24,6 +24,7 @@ from ed2rec.instructions.templates import Wording
 
 Fill = Callable[[int, Wording, np.random.Generator], Mapping[str, Slot]]
 SEQUENTIAL_TASKS = ("sequential", "similarity")  # what SequentialPlan draws; its examples are numbered so
+SHOWN_USERS = 10  # of an item at most
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Task:
             yield Example(wording, self.fill(int(row), wording, random), number)
 
 
-def copurchase(buyers: Histories, answers: Histories, wordings: Sequence[Wording], shown_users: int = 10) -> Task:
+def copurchase(
+    buyers: Histories, answers: Histories, wordings: Sequence[Wording], shown_users: int = SHOWN_USERS
+) -> Task:
     """The users of A_k, up to `shown_users` of them in their order, and another one to be named. One row per item that
     has two users and an answer; who is shown and who is asked for is drawn anew every time.
 

@@ -18,7 +18,7 @@ from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
-from ed2rec.decoding import head_is_plain
+from ed2rec.decoding import head_is_plain, most_tokens
 from ed2rec.device import choose_device, computing_type
 from ed2rec.encoding import Whitening, encode_texts
 from ed2rec.errors import BackboneError, ConfigError
@@ -27,8 +27,8 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.lsh import RandomHyperplanes
 from ed2rec.indexers.refresh import Churn, build
 from ed2rec.instructions.packing import PackedBatches
-from ed2rec.instructions.sequential import SequentialPlan
-from ed2rec.instructions.tasks import Task
+from ed2rec.instructions.sequential import WALK, SequentialPlan
+from ed2rec.instructions.tasks import SHOWN_USERS, Task
 from ed2rec.instructions.templates import (
     HISTORY_FIRST,
     INSTRUCTIONS,
@@ -109,6 +109,8 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         check_targets(llm, settings.backbone.lora_targets)
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),
                         max_tokens=settings.tasks.max_tokens, max_history=settings.data.max_history)  # fmt: skip
+    asked = task_wordings(tokenizer, SEQUENTIAL, spoken[SEQUENTIAL])
+    _check_lengths({SEQUENTIAL: asked, **{task.name: task.wordings for task in tasks}}, llm, settings)
     llm.to(device)  # type: ignore[arg-type]
     read_as = _encoded(texts, llm, tokenizer, settings, progress)
     branches = {kind: make_branch(kind, found, settings, progress) for kind, found in read_as.items()}
@@ -128,7 +130,6 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
         bos=tokenizer.bos_token_id,
         dtype=computing_type(t.bf16, device),
     ).to(device)
-    asked = task_wordings(tokenizer, SEQUENTIAL, spoken[SEQUENTIAL])
     facts = {f"{kind}s without text": found.without_text for kind, found in read_as.items()}
     whitenings = {kind: found.whitening for kind, found in read_as.items()}
     return Parts(
@@ -153,6 +154,36 @@ def _spoken(settings: Settings) -> dict[str, tuple[str, ...]]:
     instruction, file = settings.training.instruction, settings.tasks.prompts
     ours = {SEQUENTIAL: INSTRUCTIONS[instruction], **WORDINGS}
     return ours | (read_wordings(Path(file), instruction) if file else {})
+
+
+def _check_lengths(wordings: Mapping[str, Sequence[Wording]], llm: PreTrainedModel, settings: Settings) -> None:
+    """ConfigError where an example or a prompt of a task can be longer than the LLM reads: as many items, words and
+    users as are shown at most, and all with a suffix.
+
+    An LLM with learned positions would end in a fault, others would train and be refused by the first search.
+    """
+    limit, name = most_tokens(llm), settings.backbone.name
+    if settings.encoding.max_tokens > limit:
+        raise ConfigError(f"encoding.max_tokens={settings.encoding.max_tokens}, where {name} reads {limit:,} tokens: "
+                          "set it to that at most")  # fmt: skip
+    item, user = len(settings.indexer.items) + 1, len(settings.indexer.users) + 1
+    history, words = settings.data.max_history, settings.tasks.max_tokens
+    # Walks of the similarity task are shown as histories, whatever those may have.
+    takes = {"history": max(history, WALK) * item, "item": item, "user": user, "users": SHOWN_USERS * user}
+
+    def length(wording: Wording) -> int:
+        next_item = item if wording.open_ended else 0
+        return wording.text_tokens + sum(takes.get(slot, words + 1) for slot in wording.slots) + next_item
+
+    task, longest = max(((task, max(of, key=length)) for task, of in wordings.items()), key=lambda one: length(one[1]))
+    if length(longest) <= limit:
+        return
+    mends = [f"data.max_history={history}"] * ("history" in longest.slots)
+    mends += [f"tasks.max_tokens={words}"] * (not takes.keys() >= set(longest.slots))
+    mends += [f"the levels of indexer.items and indexer.users ({item - 1} and {user - 1})"]
+    less = "" if task == SEQUENTIAL else f", or leave {task} out of tasks.use"
+    raise ConfigError(f"an example of the task {task} may take {length(longest):,} tokens, where {name} reads "
+                      f"{limit:,}: lower {' or '.join(mends)}{less}")  # fmt: skip
 
 
 def _texts(dataset: Dataset, train: Histories, settings: Settings) -> Texts:

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shops import dataset_of
 from small import joint_world, shop, small_settings
+from transformers import GPT2Config, GPT2LMHeadModel
+from worlds import WORDS, word_tokenizer
 
-from ed2rec import workflow
+from ed2rec import answers, workflow
 from ed2rec.config import explain, presets, resolve
 from ed2rec.errors import ConfigError, IndexCollapse
 from ed2rec.indexers.contract import IndexTable
@@ -74,6 +76,49 @@ def test_more_index_tokens_than_the_machine_can_hold_are_refused_before_anything
         settings = small_settings("indexer.items=[2000000000]")
         train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
     assert "indexer.items" in str(error.value) and "\n" not in str(error.value)
+
+
+def gpt2_of(folder: Path, positions: int) -> str:
+    """A GPT-2, whose positions are learned: there is nothing to read behind the last one."""
+    word_tokenizer().save_pretrained(folder)
+    config = GPT2Config(vocab_size=len(WORDS), n_embd=8, n_layer=1, n_head=2, n_positions=positions)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return f"backbone.name={folder}"
+
+
+def test_an_llm_that_reads_less_than_the_longest_example_is_refused_and_one_that_just_reads_it_is_not(
+    tmp_path, monkeypatch
+):
+    given = ["backbone.prune_vocabulary=false", "encoding.max_tokens=16", "training.epochs=1", "training.validations=1",
+             "indexer.separate=false", "indexer.min_perplexity=0"]  # fmt: skip
+    shop().save(tmp_path / "shop")
+    with monkeypatch.context() as patched, pytest.raises(ConfigError) as refusal:
+        patched.setattr(branches, "encode_texts", None)
+        settings = small_settings(gpt2_of(tmp_path / "short", 64), *given)
+        workflow.train(tmp_path / "shop", tmp_path / "run", settings)
+    said = str(refusal.value)
+    assert "lower data.max_history=5 or tasks.max_tokens=48 or the levels of indexer.items and indexer.users" in said
+    longest = int(re.search(r"task \w+ may take ([\d,]+) tokens", said)[1])
+    settings = small_settings(gpt2_of(tmp_path / "enough", longest), *given)
+    workflow.train(tmp_path / "shop", tmp_path / "run", settings)
+    run = workflow.load(tmp_path / "run")
+    assert workflow.evaluate_run(run).metrics
+    assert answers.explain(run, "u0").answer.items and answers.likely_users(run, "i0").users
+
+
+def test_a_history_that_no_search_could_read_is_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(branches, "encode_texts", None)
+    settings = small_settings("data.max_history=600", "indexer.items=[4, 4, 4, 4]", "tasks.share=0")
+    with pytest.raises(ConfigError, match=r"sequential may take 3,0\d\d tokens, where tiny reads 2,048: lower"):
+        train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
+
+
+def test_texts_longer_than_the_llm_reads_are_refused(tmp_path):
+    settings = small_settings(
+        gpt2_of(tmp_path / "short", 64), "backbone.prune_vocabulary=false", "encoding.max_tokens=65"
+    )
+    with pytest.raises(ConfigError, match=r"encoding\.max_tokens=65, where .* reads 64 tokens"):
+        train_ed2(shop(), settings, tmp_path / "workspace", False, lambda *_: None)
 
 
 def test_tasks_that_are_named_but_have_no_share_are_refused(tmp_path):
