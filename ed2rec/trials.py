@@ -8,6 +8,7 @@ own; interrupted, ended with the program.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,18 +141,29 @@ def open_folder(out: Path, record: str, resume: bool) -> bool:
 
 
 def add_row(file: Path, row: Row) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(runs.plain(row), ensure_ascii=False) + "\n")
+    """On a line of its own, also behind one during which the machine stopped."""
+    with file.open("a+b") as lines:
+        start = b""
+        if lines.tell():
+            lines.seek(-1, os.SEEK_END)
+            start = b"" if lines.read(1) == b"\n" else b"\n"
+        lines.write(start + json.dumps(runs.plain(row), ensure_ascii=False).encode() + b"\n")
+
+
+def whole_rows(file: Path) -> list[Row]:
+    """All whole lines, none where there is no file; one during which the machine stopped is passed over."""
+    rows = []
+    for line in file.read_bytes().split(b"\n") if file.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
 
 
 def read_rows(file: Path) -> list[Row]:
-    """All whole lines; the one during which the machine stopped is dropped from the file too."""
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """All whole lines; any other is dropped from the file too."""
+    rows = whole_rows(file)
     with replace_file(file) as new:
         new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return rows

@@ -35,6 +35,7 @@ from ed2rec.config import Settings, differences, nearest, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import commit, hardware
 from ed2rec.errors import ConfigError, Ed2Error, RunError
+from ed2rec.trials import add_row, whole_rows
 from experiments import toy
 
 Row = dict[str, Any]
@@ -226,8 +227,7 @@ def _make(request: Request, variant: Variant, seed: int, measure: Measure, path:
         "steps": run.folder.metrics.get("steps"), **measure(run),
         "train_seconds": round(trained, 1), "hardware": hardware(), "commit": commit(),
     }  # fmt: skip
-    with path.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(runs.plain(row)) + "\n")
+    add_row(path, row)
     terminal.say(f"{variant.name}, seed {seed}: {time.perf_counter() - start:.0f} s")
 
 
@@ -240,9 +240,9 @@ def _complete(folder: Path, settings: Settings) -> bool:
 
 
 def _finished(path: Path) -> dict[str, Row]:
-    """key → row of every run that is there; the first of a key that two processes made."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {row["key"]: row for row in map(json.loads, reversed(lines))}
+    """key → row of every run that is there; the first of a key that two processes made. The file stays as it is, for
+    another process may be writing."""
+    return {row["key"]: row for row in reversed(whole_rows(path))}
 
 
 def _key(request: Request, variant: Variant, seed: int) -> str:

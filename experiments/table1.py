@@ -110,9 +110,12 @@ def per_user_metrics(request: Request, rows: Sequence[Row]) -> dict[str, NDArray
 
 def _ranks(request: Request, row: Row) -> NDArray[np.int64]:
     path = request.out / "ranks" / f"{row['run']}.parquet"
-    if not path.exists():  # lost, but the run is there
+    try:
+        ranks = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError):  # lost or damaged, but the run is there
         measured(path.parent, workflow.load(request.out / row["run"], request.dataset))
-    return pl.read_parquet(path).sort("user")["rank"].to_numpy()
+        ranks = pl.read_parquet(path)
+    return ranks.sort("user")["rank"].to_numpy()
 
 
 def leads_of(found: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, Lead]:

@@ -135,6 +135,18 @@ def test_what_is_there_is_not_made_again_under_any_name(tmp_path, monkeypatch):
         collect(request_of(tmp_path, variants, "--seeds", "1", "--set", "training.lr=0.01"))
 
 
+def test_a_row_during_which_the_machine_stopped_is_made_again_on_a_line_of_its_own(tmp_path):
+    words = ["--seeds", "2", "--set", "model=popularity"]
+    request = ask("", [Variant("popularity")], ["--toy", "--out", str(tmp_path), *words])
+    rows, file = collect(request), tmp_path / "results.jsonl"
+    file.write_bytes(file.read_bytes()[:-30])
+    again = collect(request)
+    assert [row["test"] for row in again] == [row["test"] for row in rows]
+    lines = file.read_text().splitlines()
+    assert len(lines) == 3 and [json.loads(lines[n])["seed"] for n in (0, 2)] == [0, 1]
+    assert collect(request) == again and len(file.read_text().splitlines()) == 3
+
+
 def test_other_texts_are_another_row(tmp_path):
     request, one = request_of(tmp_path, [], "--seeds", "1"), Variant("one")
     folder = tmp_path / "toy-dataset"

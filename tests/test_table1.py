@@ -58,11 +58,14 @@ def test_markdown_latex_picture_and_the_ranks_of_every_user_are_written(out):
     assert (out / "table1.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_second_call_makes_nothing_again_and_finds_lost_ranks(out, monkeypatch):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b""),
+                                    lambda file: file.write_bytes(file.read_bytes()[:-20])],
+                         ids=["lost", "empty", "cut short"])  # fmt: skip
+def test_a_second_call_makes_nothing_again_and_measures_ranks_that_cannot_be_read(damage, out, monkeypatch):
     monkeypatch.setattr(runs.workflow, "train", None)
     lost = next((out / "ranks").glob("textknn-1-*"))
     before, text = pl.read_parquet(lost), (out / "table1.md").read_text()
-    lost.unlink()
+    damage(lost)
     table1.main(["--dataset", str(out / "toy-dataset"), "--out", str(out), "--models", "popularity", *toy_words()])
     assert pl.read_parquet(lost).equals(before)
     assert (out / "table1.md").read_text().split("Dataset:")[0] == text.split("Dataset:")[0]
