@@ -93,8 +93,9 @@ def for_model(
     """The presets of a training whose user asked for `model`, by that or by an override, or gave a file that names one:
     a learned baseline's own comes first.
 
-    ConfigError for a preset or an override that is another model's, and for an override that a baseline would not read.
-    (`resolve` takes those: a driver may set the same for several models, and a run's file holds the settings of all.)
+    ConfigError for a preset, an override or a file that is another model's, and for an override that a baseline would
+    not read. (`resolve` takes those: a driver may set the same for several models, and a run's file holds the settings
+    of all.) An override `model=` stands above a file, as any other does.
     """
     given = preset_names(preset)
     own = {name: differences(name) for name in given}
@@ -103,6 +104,10 @@ def for_model(
     in_set = next((tree["model"] for tree in map(_parse_override, reversed(overrides)) if "model" in tree), None)
     if model and in_set and in_set != model:
         raise ConfigError(f"--set model={in_set} is another model than --model {model}: leave one of the two out")
+    if model and not in_set and in_file not in (None, model):
+        check_model(model)
+        raise ConfigError(f"{file} is for {in_file}, not for {model}: leave one of the two out (--set model={model} in "
+                          f"place of --model takes what {file} sets otherwise)")  # fmt: skip
     wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
     check_model(wanted)
     for name, of in named:
@@ -113,12 +118,12 @@ def for_model(
         if key in known and not _reads(wanted, key):
             closest = nearest(key, [name for name in known if _reads(wanted, name)])
             raise ConfigError(f"--set {text}: {wanted} does not read {key}{closest}")
-    if wanted not in LEARNED:
+    if wanted not in (*FLOORS, *LEARNED):
         return given
     for name, values in own.items():
         if other := [key for key in values if not _reads(wanted, key)]:
             raise ConfigError(f"preset {name} sets {other[0]}, which {wanted} does not have: leave the preset out")
-    return [wanted, *given]
+    return [wanted, *given] if wanted in LEARNED else given
 
 
 def check_model(model: str) -> None:
@@ -274,7 +279,8 @@ def _check_key(key: str, value: Any, source: str, model: str) -> bool:
         raise ConfigError(f"{source}: {key!r} is a group: set one of its values, for example {inside[0]}")
     if not inside and key not in known:
         own = [name for name in known if _reads(model, name)]
-        raise ConfigError(f"{source}: unknown setting {key!r}{nearest(key, own) or nearest(key, known)}")
+        other = f"; {model} reads {', '.join(own)}" if model in FLOORS else nearest(key, known)  # a few: all of them
+        raise ConfigError(f"{source}: unknown setting {key!r}{nearest(key, own) or other}")
     return not inside
 
 

@@ -180,6 +180,9 @@ def evaluate_run(
         raise ConfigError(
             "choose either --wordings (the mean of their metrics) or --ensemble (the metrics of their mean)"
         )
+    if wordings != 1 and not isinstance(run.recommender, Worded):
+        raise ConfigError(f"{run.folder.model} asks in no wordings, so there are no {wordings} to average over: leave "
+                          "--wordings out")  # fmt: skip
     cases = cases_of(run, which)
     known, found = run.folder.dataset, fingerprint(run.dataset, run.folder.settings.split)
     # A run by time that is older than the fingerprint of times has none to compare.

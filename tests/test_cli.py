@@ -155,6 +155,7 @@ def test_where_no_k_is_given_a_catalogue_of_fewer_than_ten_items_is_recommended_
         ("recommend near --history ,", "--history names no item"),
         ("recommend near --user u1 --ensemble 2", "textknn asks in no wordings"),
         ("evaluate near --ensemble 0", "'--ensemble'"),
+        ("evaluate near --wordings 3", "textknn asks in no wordings, so there are no 3 to average over"),
         ("evaluate nowhere", "no run at"),
         ("evaluate near --k 20", "choose k between 1 and 18"),
         ("evaluate near --json absent/m.json", "cannot write"),

@@ -56,6 +56,8 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
         ("shop --preset small --set model=sasrec", ", which sasrec does not have: leave the preset out"),
         ("shop --set model=hgn --set training.epochs=3", "does not read training.epochs"),
         ("shop --set model=sasrek", "no model 'sasrek'; the nearest is 'sasrec'; there are: ed2, "),
+        ("shop --model popularity --preset small", ", which popularity does not have: leave the preset out"),
+        ("shop --preset demo --set model=itemknn", ", which itemknn does not have: leave the preset out"),
         ("shop --preset caser --preset hgn", "preset caser is for caser, not for hgn"),
         ("shop --model ed2 --preset caser", "preset caser is for caser, not for ed2"),
         ("shop --preset small --model sasrec", ", which sasrec does not have: leave the preset out"),
@@ -69,7 +71,14 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
         ("shop --model hgn --set windw=3", "unknown setting 'windw'; the nearest is 'hgn.window'"),
         ("shop --model ed2 --set lr=0.1", "--set lr=0.1: 'lr' may be indexer.lr or training.lr: write one of them"),
         ("shop --model hgn --set training.epochs=3", "does not read training.epochs; the nearest is 'baseline.epochs'"),
-        ("shop --model popularity --set epochs=3", "unknown setting 'epochs'"),
+        ("shop --model popularity --set epochs=3", "unknown setting 'epochs'; popularity reads model, seed, split\n"),
+        ("shop --model textknn --set tied=false", "'tied'; textknn reads model, seed, split, textknn.last\n"),
+        ("shop --model caser --set negatives=5", "baseline.negatives=5: softmax, the loss here, is over the whole "
+         "catalogue and draws none; set baseline.loss=own as well, or leave it out"),
+        ("shop --model srgnn --set negatives=5 --set loss=own", "and draws none; leave it out"),
+        ("shop --model hgn --config sasrec.yaml", "sasrec.yaml is for sasrec, not for hgn: leave one of the two out"),
+        ("shop --model ed2 --config sasrec.yaml", "sasrec.yaml is for sasrec, not for ed2: leave one of the two out"),
+        ("shop --model hng --config sasrec.yaml", "no model 'hng'; the nearest is 'hgn'"),
         ("shop --model gru4rec --set baseline.lr=7", "baseline.lr = 7, allowed: a number > 0 and <= 1"),
         ("shop --model gru4rec --set loss=hinge", "baseline.loss = 'hinge', allowed: 'softmax' or 'own'"),
         ("shop --model gru4rec --set device=toaster", "baseline.device = 'toaster' is not here"),
@@ -78,6 +87,7 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_2(shop, ask, command, expected):  # noqa: F811
     expected = expected.replace("dataset shop", "dataset ring")
+    Path("sasrec.yaml").write_text("model: sasrec\nbaseline: {epochs: 1}\n")
     before = sorted(path.name for path in shop.iterdir())
     assert expected in refused(ask("train", *command.split(), "--out", "new"))
     assert sorted(path.name for path in shop.iterdir()) == before

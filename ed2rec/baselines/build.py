@@ -50,11 +50,22 @@ def fit_baseline(
 
     torch.manual_seed(settings.seed)
     learned = learned_of(dataset, split, settings)
+    _check_negatives(settings, learned.model)
     metrics = train_baseline(
         learned, split, budget_of(settings, next(learned.model.parameters()).device), workspace=workspace,
         stamp=stamp_of(settings, dataset, learned.model), resume=resume, progress=progress, watch=watch,
     )  # fmt: skip
     return Trained(metrics, learned.save)
+
+
+def _check_negatives(settings: Settings, model: SequenceModel) -> None:
+    """ConfigError where negatives are asked for and the loss draws none."""
+    b = settings.baseline
+    if b.negatives is None or (b.loss == "own" and model.own_loss != "softmax"):
+        return
+    mend = "leave it out" if model.own_loss == "softmax" else "set baseline.loss=own as well, or leave it out"
+    raise ConfigError(f"baseline.negatives={b.negatives}: softmax, the loss here, is over the whole catalogue and "
+                      f"draws none; {mend}")  # fmt: skip
 
 
 def stamp_of(settings: Settings, dataset: Dataset, model: SequenceModel) -> str:
