@@ -100,7 +100,8 @@ class IndexerSettings(Group):
 
 class TrainingSettings(Group):
     epochs: float = Field(default=10, gt=0)
-    """Passes over the training targets in joint training."""
+    """Passes over the training targets in joint training; a part of one is a random part, whose shares of the tasks are
+    only about those of `tasks.share`."""
     batch_tokens: int = Field(default=4096, ge=64)
     """Tokens in one step, after packing."""
     lr: float = Field(default=1e-3, gt=0, le=1)
