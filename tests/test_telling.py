@@ -12,7 +12,7 @@ from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import ConfigError, RunError, UnknownEntity
 from ed2rec.telling import Teller
 
-LEARNS = ["training.epochs=70", "training.lr=0.01", "training.dropout=0", "training.validations=0", "tasks.share=0.5",
+LEARNS = ["training.epochs=90", "training.lr=0.01", "training.dropout=0", "training.validations=0", "tasks.share=0.5",
           "training.checkpoints=0", "training.refreshes=0", "training.neighbours=0", "training.user_dropout=0",
           "backbone.hidden=32", "backbone.intermediate=64", "indexer.users=[8, 8]"]  # fmt: skip
 
