@@ -94,12 +94,15 @@ def save_wordings(folder: Path, spoken: Mapping[str, Sequence[str]]) -> None:
 
 
 def load_wordings(folder: Path) -> dict[str, list[str]]:
-    """RunError where a run has none."""
+    """RunError where a run has none, or none for what every run is asked."""
     try:
-        return dict(json.loads((folder / WORDINGS).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        spoken = dict(json.loads((folder / WORDINGS).read_text(encoding="utf-8")))
+        if not spoken.get(SEQUENTIAL):
+            raise ValueError(f"no wording of the {SEQUENTIAL} task")
+    except (OSError, TypeError, ValueError) as error:
         raise RunError(f"{folder / WORDINGS} cannot be read ({' '.join(str(error).split())}): copy the run again, or "
                        "train it again: ed2 train") from None  # fmt: skip
+    return spoken
 
 
 def load_generative(folder: Path, settings: Settings, dataset: Dataset) -> GenerativeRecommender:

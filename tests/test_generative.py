@@ -18,7 +18,7 @@ from ed2rec.decoding import exact_scores
 from ed2rec.device import choose_device, computing_type
 from ed2rec.errors import RunError
 from ed2rec.evaluation.ranking import evaluate
-from ed2rec.generative import GenerativeRecommender, load_generative
+from ed2rec.generative import GenerativeRecommender, load_generative, load_wordings
 from ed2rec.instructions.examples import prompt
 from ed2rec.instructions.sequential import before
 from ed2rec.instructions.templates import INSTRUCTIONS
@@ -215,6 +215,13 @@ def test_it_can_ask_in_every_wording_that_it_was_trained_with(instruction, tmp_p
     assert model.worded(2).wordings == [texts[2]] and model.wordings == list(texts), "a view, not a change"
     with pytest.raises(IndexError):
         model.worded(len(texts))
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"sequential": []}', "no JSON", "7"])
+def test_wordings_that_are_none_get_one_line(text, tmp_path):
+    (tmp_path / "instructions.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=r"instructions\.json cannot be read .*copy the run again"):
+        load_wordings(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["index/items.parquet", "index/users.parquet"])
