@@ -137,8 +137,9 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children) > 0)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the launcher of this test forks")
 @pytest.mark.parametrize("more", [
-    (),
-    # No index made anew: fitted to fifteen items, it has a near tie that 3e-7 of the states decide, in one process too.
+    # The index made anew is fitted to fifteen items and may meet a near tie that 3e-7 of the states decide, in one
+    # process too: with four seeds of nine it meets none. The adapters' index is not made anew.
+    ("seed=3",),
     ("backbone.lora_rank=2", "backbone.lora_dropout=0", "training.gradient_checkpointing=true", "indexer.behaviour=0"),
     ("indexer.kind=lsh", "indexer.users=[4, 4]", "encoding.layer=-1", "training.max_share=1"),
 ], ids=["whole", "adapters", "hashes"])  # fmt: skip
@@ -176,7 +177,7 @@ def test_two_processes_take_the_course_of_one(tmp_path, more):
         assert pl.read_parquet(one / f"index/{kind}.parquet").equals(pl.read_parquet(two / f"index/{kind}.parquet"))
     curves = [json.loads((run / "metrics.json").read_text())["history"] for run in (one, two)]
     churn = [entry["churn"]["codes"] for entry in curves[0] if "churn" in entry]
-    assert len(churn) == (4 if more else 5) and (max(churn) > 0) == ("backbone.lora_rank=2" not in more)
+    assert len(churn) == (5 if "seed=3" in more else 4) and (max(churn) > 0) == ("backbone.lora_rank=2" not in more)
     assert sum("valid" in entry for entry in curves[0]) == 3
     assert_alike(*curves)
 
