@@ -99,7 +99,7 @@ class Trie:
 
     def _highest(self, children: Tensor, depth: int) -> Tensor:
         """(children, B) values at depth + 1 -> (nodes, B) the highest of every node's children, -inf without any."""
-        return torch.segment_reduce(children, "max", offsets=self.first[depth].long(), axis=0, initial=-torch.inf)
+        return torch.segment_reduce(children, "max", offsets=self.first[depth], axis=0, initial=-torch.inf)
 
     def to(self, device: torch.device | str) -> "Trie":
         """The same trie with its arrays on another device."""

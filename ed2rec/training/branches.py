@@ -39,6 +39,11 @@ class Encoded(NamedTuple):
     without_text: int
     serving: Tensor | None = None  # (K, E) where recommending may read more than training
 
+    @property
+    def known(self) -> Tensor:
+        """(K,) bool: who has a text."""
+        return torch.as_tensor(self.raw, device=self.embeddings.device).abs().sum(1) > 0
+
 
 def encode(
     texts: list[str],
@@ -104,7 +109,7 @@ def make_branch(kind: Kind, encoded: Encoded, settings: Settings, progress: Prog
     make = _hashing if settings.indexer.kind == "lsh" else _warmed_up
     indexer = make(kind, x if serving is None else torch.cat([serving, x]), settings, progress)
     raw = torch.as_tensor(encoded.raw, dtype=torch.float32, device=x.device)
-    known = raw.abs().sum(1) > 0
+    known = encoded.known
     teacher = torch.where(known[:, None], raw - raw[known].mean(0), 0.0) if known.any() else raw
     table = build(indexer, x, settings.indexer.separate, suffix_tokens(encoded, indexer.sizes))
     return Branch(kind, indexer, x, teacher, table, serving, reads_again(settings), learns)

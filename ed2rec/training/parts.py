@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -260,8 +259,7 @@ def _prior(items: Encoded, settings: Settings) -> TextPrior | None:
     d = settings.decoding
     if not d.prior:
         return None
-    known = torch.as_tensor(items.raw, device=items.embeddings.device).abs().sum(1) > 0
-    return TextPrior(normalize(items.embeddings * known[:, None], dim=1), d.prior, d.prior_items)
+    return TextPrior(normalize(items.embeddings * items.known[:, None], dim=1), d.prior, d.prior_items)
 
 
 def _serving_users(model: JointModel, settings: Settings) -> IndexTable | None:
