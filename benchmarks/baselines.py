@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import peers
-from benchmarks.decode import processor
+from benchmarks.machine import processor
 from benchmarks.memory import peak, resident
 from benchmarks.train import GAMES, ITEMS
 from ed2rec.baselines.bert4rec import BERT4Rec

@@ -5,9 +5,7 @@ rounds of the ratio within a round, so that a machine that is busy for a while s
 random (speed does not depend on them, agreement is the harder test) and indices synthetic.
 """
 
-import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +15,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from benchmarks.machine import clock, hardware
 from ed2rec.decoding import Decoder
+from ed2rec.device import choose_device
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.recommender import Recommendations
 from ed2rec.trie import AllPaths, Trie
@@ -42,6 +42,7 @@ def run(
     repetitions: int = 5,
     width: int = 20,
     dtype: str = "float32",
+    device: str = "cpu",
     catalogues: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000),
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def run(
     shape: "tiny" or "smollm2-135m". users: how many are decoded per run. catalogues: sizes for the scaling figures.
     """
     table = realistic_table(CATALOGUE, seed)
-    llm, vocabulary = _llm(shape, dtype, seed)
+    place = choose_device(device, "--device")
+    llm, vocabulary = _llm(shape, dtype, place, seed)
     against: dict[str, Any] = {}
     for name, lengths in (("mean 7 items", _history_lengths(users, seed)), ("20 items", np.full(users, 20))):
         prompts = _prompts(vocabulary, table, lengths, seed)
@@ -62,7 +64,7 @@ def run(
     prompts = _prompts(vocabulary, table, _history_lengths(users, seed), seed)
     return {
         "benchmark": "decode",
-        "hardware": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "hardware": hardware(place),
         "setting": {"shape": shape, "dtype": dtype, "items": CATALOGUE, "beam": width, "users": users,
                     "repetitions": repetitions, "instruction_tokens": BEFORE + AFTER},
         "against_generate": against,
@@ -85,10 +87,10 @@ def against_generate(
     normalisation; "level" is what ed2rec does by default. `generate` runs at the batch size that suits it best. Below
     float32 the rounding of a random LLM reorders near-ties, so agreement says nothing there.
     """
-    trie = Trie(table)
+    trie = Trie(table, llm.device)
     decoders = {normalise: Decoder(llm, vocabulary, normalise) for normalise in ("vocabulary", "level")}
     theirs = Generate(llm, vocabulary, table)
-    theirs.users = _fastest(lambda size: theirs.search(prompts[:32], width, size), (1, 2, 4, 8, 16, 32))
+    theirs.users = _fastest(lambda size: theirs.search(prompts[:32], width, size), (1, 2, 4, 8, 16, 32), llm.device)
     seconds = _alternate(
         {
             "vocabulary": lambda: decoders["vocabulary"].search(trie, prompts, width),
@@ -96,6 +98,7 @@ def against_generate(
             "generate": lambda: theirs.search(prompts, width),
         },
         repetitions,
+        llm.device,
     )
     same = agreement(decoders["vocabulary"].search(trie, prompts, width, 10), theirs.search(prompts, width), 10)
     return {
@@ -117,13 +120,14 @@ def against_unconstrained(
     repetitions: int,
 ) -> dict[str, float]:
     """Time with the trie over time without any constraint."""
-    decoder, trie, free = Decoder(llm, vocabulary), Trie(table), AllPaths(table.sizes)
+    decoder, trie, free = Decoder(llm, vocabulary), Trie(table, llm.device), AllPaths(table.sizes)
     seconds = _alternate(
         {
             "constrained": lambda: decoder.search(trie, prompts, width),
             "unconstrained": lambda: decoder.search(free, prompts, width),
         },
         3 * repetitions,
+        llm.device,
     )
     return {"over_unconstrained": _ratio(seconds["constrained"], seconds["unconstrained"])}
 
@@ -142,11 +146,11 @@ def by_catalogue(
     tries, build = {}, {}
     for items in catalogues:
         table = uniform_table(items, seed)
-        start = time.perf_counter()
-        tries[items] = Trie(table)
-        build[items] = time.perf_counter() - start
+        start = clock(llm.device)
+        tries[items] = Trie(table, llm.device)
+        build[items] = clock(llm.device) - start
     searches = {items: partial(decoder.search, trie, prompts, width) for items, trie in tries.items()}
-    seconds = _alternate(searches, 3 * repetitions)
+    seconds = _alternate(searches, 3 * repetitions, llm.device)
     return {
         str(items): {
             "bytes_per_item": tries[items].nbytes / items,
@@ -173,7 +177,7 @@ class Generate:
         for path in paths:
             for level in range(table.levels):
                 follows.setdefault(tuple(path[:level]), set()).add(path[level])
-        self.follows = {prefix: torch.tensor(sorted(tokens)) for prefix, tokens in follows.items()}
+        self.follows = {prefix: torch.tensor(sorted(of), device=llm.device) for prefix, of in follows.items()}
 
     @torch.inference_mode()
     def search(self, prompts: list[np.ndarray], width: int, users: int | None = None) -> Recommendations:
@@ -197,13 +201,16 @@ class Generate:
         def allowed(_: int, sentence: Tensor) -> Tensor:
             return self.follows[tuple(sentence[longest:].tolist())]
 
+        device = self.llm.device
+
         found: Any = self.llm.generate(  # type: ignore[operator]
-            tokens, attention_mask=mask, max_new_tokens=self.levels, num_beams=width, num_return_sequences=width,
+            tokens.to(device), attention_mask=mask.to(device),
+            max_new_tokens=self.levels, num_beams=width, num_return_sequences=width,
             do_sample=False, length_penalty=0.0, early_stopping=False, eos_token_id=None, pad_token_id=0,
             prefix_allowed_tokens_fn=allowed, return_dict_in_generate=True, output_scores=True,
         )  # fmt: skip
         items = [self.item[tuple(path)] for path in found.sequences[:, longest:].tolist()]
-        return np.reshape(items, (-1, width)), found.sequences_scores.float().numpy().reshape(-1, width)
+        return np.reshape(items, (-1, width)), found.sequences_scores.float().cpu().numpy().reshape(-1, width)
 
 
 def agreement(ours: Recommendations, theirs: Recommendations, k: int, tie: float = 1e-4) -> float:
@@ -248,7 +255,7 @@ def _without_checks(codes: np.ndarray) -> IndexTable:
     return table
 
 
-def _llm(shape: str, dtype: str, seed: int) -> tuple[PreTrainedModel, IndexVocabulary]:
+def _llm(shape: str, dtype: str, device: torch.device, seed: int) -> tuple[PreTrainedModel, IndexVocabulary]:
     """A random LLaMA whose vocabulary ends in the item tokens; wide weights make its choices as sharp as trained."""
     if shape not in SHAPES or dtype not in DTYPES:
         raise ValueError(f"shape {shape!r} and dtype {dtype!r}: choose from {list(SHAPES)} and {list(DTYPES)}")
@@ -259,7 +266,7 @@ def _llm(shape: str, dtype: str, seed: int) -> tuple[PreTrainedModel, IndexVocab
         max_position_embeddings=2_048, initializer_range=0.08, bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     llm = LlamaForCausalLM(config).eval()
-    llm.to(dtype=DTYPES[dtype])
+    llm.to(device, DTYPES[dtype])  # type: ignore[arg-type]
     return llm, vocabulary
 
 
@@ -278,9 +285,11 @@ def _prompts(vocabulary: IndexVocabulary, table: IndexTable, lengths: np.ndarray
     return [np.concatenate([words[:BEFORE], history, words[BEFORE:]]) for history in histories]
 
 
-def _alternate(searches: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, list[float]]:
+def _alternate(
+    searches: Mapping[Any, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[Any, list[float]]:
     """Seconds of each in every round, run in turn; one round before them is not counted."""
-    taken = [{name: _seconds(search) for name, search in searches.items()} for _ in range(rounds + 1)]
+    taken = [{name: _seconds(search, device) for name, search in searches.items()} for _ in range(rounds + 1)]
     return {name: [each[name] for each in taken[1:]] for name in searches}
 
 
@@ -288,21 +297,12 @@ def _ratio(one: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
-def _fastest(search: Callable[[int], object], sizes: tuple[int, ...]) -> int:
+def _fastest(search: Callable[[int], object], sizes: tuple[int, ...], device: torch.device) -> int:
     """The batch size with the lowest time, best of two."""
-    return min(sizes, key=lambda size: min(_seconds(lambda: search(size)) for _ in range(2)))
+    return min(sizes, key=lambda size: min(_seconds(lambda: search(size), device) for _ in range(2)))
 
 
-def _seconds(search: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(search: Callable[[], object], device: torch.device) -> float:
+    start = clock(device)
     search()
-    return time.perf_counter() - start
-
-
-def processor() -> str:
-    """The processor's name, as the figures of all benchmarks state it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return clock(device) - start

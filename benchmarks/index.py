@@ -1,15 +1,15 @@
 """`ed2 bench index`: how many entities a second the index generator encodes, re-indexes and trains on."""
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.decode import CODES, processor
-from benchmarks.train import matrix_peak
+from benchmarks.decode import CODES
+from benchmarks.machine import clock, hardware, matrix_peak
+from ed2rec.device import choose_device
 from ed2rec.indexers.refresh import build, refresh
 from ed2rec.indexers.variational import LOSS_WEIGHTS, VariationalQuantiser
 
@@ -21,21 +21,24 @@ def run(
     entities: int = 16_859,
     width: int = 576,
     rounds: int = 5,
+    device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Entities per second and share of the matrix peak, for the default encoder and for appendix G's; under a minute.
 
     width: of the text embedding (576: SmolLM2-135M). Random embeddings around 300 centres.
     """
+    place = choose_device(device, "--device")
     torch.manual_seed(seed)
     x = torch.randn(300, width)[torch.randint(0, 300, (entities,))] + 0.5 * torch.randn(entities, width)
+    x = x.to(place)
     figures: dict[str, Any] = {
         "benchmark": "index",
-        "hardware": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "hardware": hardware(place),
         "setting": {"entities": entities, "embedding_width": width, "sizes": list(CODES), "rounds": rounds},
     }
-    for place, (name, hidden) in enumerate(ENCODERS.items()):
-        quantiser = VariationalQuantiser(width, hidden, 64, CODES)
+    for turn, (name, hidden) in enumerate(ENCODERS.items()):
+        quantiser = VariationalQuantiser(width, hidden, 64, CODES).to(place)
         quantiser.initialise(x, seed)
         table = build(quantiser, x)
         work: dict[str, tuple[Callable[[], object], int, float]] = {
@@ -45,11 +48,11 @@ def run(
         }
         found: dict[str, list[tuple[float, float]]] = {what: [] for what in work}
         for _ in range(rounds + 1):
-            peak = matrix_peak(torch.float32)
+            peak = matrix_peak(torch.float32, place)
             for what, (task, count, flop) in work.items():
-                start = time.perf_counter()
+                start = clock(place)
                 task()
-                rate = count / (time.perf_counter() - start)
+                rate = count / (clock(place) - start)
                 found[what].append((rate, rate * flop / peak))
         figures[name] = {
             what: {
@@ -59,7 +62,7 @@ def run(
             for what, rows in found.items()
         }
         if progress:
-            progress("indexing", place + 1, len(ENCODERS), name)
+            progress("indexing", turn + 1, len(ENCODERS), name)
     return figures
 
 

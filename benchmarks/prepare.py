@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decode import processor
+from benchmarks.machine import processor
 from benchmarks.memory import peak
 from ed2rec.data.prepare import prepare
 

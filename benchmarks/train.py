@@ -9,16 +9,16 @@ type, in the same run.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.decode import CODES, DTYPES, SHAPES, processor, realistic_table
+from benchmarks.decode import CODES, DTYPES, SHAPES, realistic_table
+from benchmarks.machine import clock, hardware, matrix_peak
 from ed2rec.data.dataset import Histories
-from ed2rec.device import computing_type
+from ed2rec.device import choose_device, computing_type
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.variational import VariationalQuantiser
 from ed2rec.instructions.examples import Batch
@@ -36,6 +36,7 @@ ITEMS = 16_859
 INSTRUCTION = 20  # text tokens
 NAIVE = "one per prefix, padded"
 WAYS = {"dense packed": 4096, "dense packed, small steps": 768, NAIVE: 4096}  # tokens of a step, 64 examples if naive
+ACCELERATED = 8  # times as much in a step of an accelerator
 
 
 def run(
@@ -45,29 +46,33 @@ def run(
     users: int = 1500,
     rounds: int = 5,
     seconds: float = 4.0,
+    device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Targets per second of each way, their ratio, and the share of the peak; about 3 minutes for `tiny`.
 
-    dtypes: by default float32, and bfloat16 where the processor computes in it; emulated, one step takes minutes.
+    dtypes: by default float32, and bfloat16 where the device computes in it; emulated, one step takes minutes.
     """
+    place = choose_device(device, "--device")
     if dtypes is None:
-        dtypes = ("float32",) if computing_type("auto", torch.device("cpu")) is None else ("float32", "bfloat16")
+        dtypes = ("float32",) if computing_type("auto", place) is None else ("float32", "bfloat16")
+    size = 1 if place.type == "cpu" else ACCELERATED
     figures: dict[str, Any] = {
         "benchmark": "train",
-        "hardware": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "hardware": hardware(place),
         "setting": {"shape": shape, "users": users, "rounds": rounds, "instruction_tokens": INSTRUCTION},
     }
     for dtype in dtypes:
-        model = joint_model(shape, DTYPES[dtype], seed)
+        model = joint_model(shape, DTYPES[dtype], place, seed)
         optimiser = torch.optim.AdamW(model.llm.parameters(), lr=1e-4, fused=True)  # as JointTrainer
-        streams = {name: endless(batches(model, users, name != NAIVE, tokens, seed)) for name, tokens in WAYS.items()}
+        streams = {name: endless(batches(model, users, name != NAIVE, size * tokens, seed), place)
+                   for name, tokens in WAYS.items()}  # fmt: skip
         found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
         peaks: list[float] = []
         for turn in range(rounds + 1):
             for name, stream in streams.items():
-                found[name].append(steps_for(model, optimiser, stream, seconds))
-            peaks.append(matrix_peak(DTYPES[dtype]))
+                found[name].append(steps_for(model, optimiser, stream, seconds, place))
+            peaks.append(matrix_peak(DTYPES[dtype], place))
             if progress:
                 progress(f"training in {dtype}", turn + 1, rounds + 1, "")
         figures[dtype] = {name: summary(rows[1:], found[NAIVE][1:], peaks[1:]) for name, rows in found.items()}
@@ -90,7 +95,7 @@ def summary(rows: list[dict[str, float]], naive: list[dict[str, float]], peaks: 
     }
 
 
-def joint_model(shape: str, dtype: torch.dtype, seed: int) -> JointModel:
+def joint_model(shape: str, dtype: torch.dtype, device: torch.device, seed: int) -> JointModel:
     """A random LLM of this shape with a static index; only the speed matters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -106,37 +111,42 @@ def joint_model(shape: str, dtype: torch.dtype, seed: int) -> JointModel:
     half = dtype if dtype is not torch.float32 else None
     model = JointModel(LlamaForCausalLM(config), vocabulary, branch, None, Regulator(0, 0), dtype=half)
     model.freeze_index()
-    return model.train()
+    return model.train().to(device)
 
 
 def batches(model: JointModel, users: int, dense: bool, tokens: int, seed: int) -> PackedBatches:
-    """Random items in histories with Games' lengths. The naive way: every prefix an example, 64 random ones padded."""
+    """Random items in histories with Games' lengths. The naive way: prefixes, 64 padded ones as 4,096 tokens."""
     random = np.random.default_rng(seed)
     lengths = random.choice(np.append(np.arange(3, 3 + len(GAMES) - 1), 60), users, p=np.array(GAMES) / sum(GAMES))
     histories = Histories.from_lists([random.integers(0, ITEMS, length) for length in lengths])
     wording = Wording("", (random.integers(0, 1000, INSTRUCTION), "user", "history"))
     plan = SequentialPlan(histories, [wording], None, has_users=False, dense=dense)
-    way = PackedBatches(plan, model.index_tokens, 0, tokens, packed=dense, seed=seed)
+    ahead = model.items.embeddings.device.type != "cpu"  # as in training
+    way = PackedBatches(plan, model.index_tokens, 0, tokens, dense, seed, ahead)
     if not dense:
-        way.steps_per_epoch = max(1, len(way._rows) // 64)
+        way.steps_per_epoch = max(1, len(way._rows) // (64 * tokens // WAYS[NAIVE]))
     way.steps = 10**9
     return way
 
 
-def endless(way: PackedBatches) -> Iterator[Batch]:
+def endless(way: PackedBatches, device: torch.device) -> Iterator[Batch]:
     step = 0
     while True:
-        yield way[step]
+        yield Batch(*(column.to(device) for column in way[step]))
         step += 1
 
 
 def steps_for(
-    model: JointModel, optimiser: torch.optim.Optimizer, stream: Iterator[Batch], seconds: float
+    model: JointModel,
+    optimiser: torch.optim.Optimizer,
+    stream: Iterator[Batch],
+    seconds: float,
+    device: torch.device,
 ) -> dict[str, float]:
     """Whole training steps, making the batches included, for about so many seconds."""
     totals = {"steps": 0.0, "targets": 0.0, "tokens": 0.0, "real": 0.0, "flop": 0.0}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    start = clock(device)
+    while clock(device) - start < seconds:
         batch = next(stream)
         optimiser.zero_grad()
         model(batch).loss.backward()
@@ -146,7 +156,7 @@ def steps_for(
         totals["tokens"] += batch.input_ids.numel()
         totals["real"] += int((batch.segment > 0).sum())
         totals["flop"] += arithmetic(model, batch)
-    return totals | {"seconds": time.perf_counter() - start}
+    return totals | {"seconds": clock(device) - start}
 
 
 def arithmetic(model: JointModel, batch: Batch) -> float:
@@ -162,14 +172,3 @@ def arithmetic(model: JointModel, batch: Batch) -> float:
     attention = 2 * config.num_hidden_layers * width * config.hidden_size  # per token: scores and mix, 1 multiply each
     head = int((batch.label_level >= 0).sum()) * CODES[0] * config.hidden_size
     return 6.0 * (rows * width * (matrices + attention) + head)
-
-
-def matrix_peak(dtype: torch.dtype, size: int = 2048, repetitions: int = 4) -> float:
-    """Operations per second of a size³ matrix product, the best of a few."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)

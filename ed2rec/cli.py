@@ -66,6 +66,15 @@ class Bench(StrEnum):
     BASELINES = "baselines"
 
 
+class Shape(StrEnum):
+    TINY = "tiny"
+    SMOLLM2 = "smollm2-135m"
+
+
+TAKES = {Bench.DECODE: ("device", "shape"), Bench.TRAIN: ("device", "shape"), Bench.INDEX: ("device",),
+         Bench.BASELINES: ("peers",)}  # fmt: skip
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
@@ -408,12 +417,20 @@ def bench(
         Path | None,
         typer.Option(metavar="PYTHON", help="For baselines: a Python with Cornac and RecBole (docs/benchmarks.md)."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="For decode, train and index: auto, cpu, cuda, …", show_default="cpu")
+    ] = None,
+    shape: Annotated[
+        Shape | None,
+        typer.Option(help="For decode and train: of the LLM, whose weights are random.", show_default="tiny"),
+    ] = None,
 ) -> None:
     """Measure speed on this machine, as ratios within one run.
 
     \b
     Examples:
       ed2 bench decode --json decode.json
+      ed2 bench train --device cuda --shape smollm2-135m
       ed2 bench baselines --peers peers/bin/python
     """
     from importlib import import_module
@@ -423,9 +440,12 @@ def bench(
 
     if json is not None and json != Path("-"):
         check_file(json)
-    if peers is not None and what is not Bench.BASELINES:
-        raise ConfigError(f"--peers {peers} goes with `ed2 bench baselines`")
-    more = {"python": peers} if what is Bench.BASELINES else {}
+    more = {name: value for name, value in {"peers": peers, "device": device, "shape": shape}.items() if value}
+    for name in more.keys() - TAKES.get(what, ()):
+        takers = " and ".join(f"`ed2 bench {taker}`" for taker, options in TAKES.items() if name in options)
+        raise ConfigError(f"--{name} {more[name]} goes with {takers}")
+    if peers is not None:
+        more["python"] = more.pop("peers")
     with terminal.progress() as progress:
         figures: dict[str, Any] = import_module(f"benchmarks.{what.value}").run(progress, **more)
     if json is not None and json != Path("-"):

@@ -117,10 +117,9 @@ def _pooled(
     llm: PreTrainedModel, ids: list[list[int]], pooling: Pooling, layer: int, dtype: torch.dtype | None
 ) -> np.ndarray:
     device = next(llm.parameters()).device
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long, device=device)
-    for row, token_ids in zip(tokens, ids, strict=True):
-        row[: len(token_ids)] = torch.tensor(token_ids, device=device)
+    lengths = torch.tensor([len(row) for row in ids])
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
+    lengths = lengths.to(device)
     real = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
     if layer == 0:  # no need to run the layers for what comes before them
         states = llm.get_input_embeddings()(tokens)

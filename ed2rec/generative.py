@@ -15,7 +15,7 @@ from ed2rec.decoding import Decoder, Normalise
 from ed2rec.device import choose_device, computing_type
 from ed2rec.errors import BackboneError, RunError
 from ed2rec.indexers.contract import IndexTable
-from ed2rec.instructions.examples import IndexTokens, prompt
+from ed2rec.instructions.examples import IndexTokens, prompts
 from ed2rec.instructions.sequential import before
 from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.prior import TextPrior
@@ -79,13 +79,11 @@ class GenerativeRecommender:
     def recommend(self, histories: Histories, users: np.ndarray | None, k: int) -> Recommendations:
         """users: numbers, −1 for a user without index. Scores are sums of log-probabilities, and the prior's."""
         numbers = np.full(len(histories), -1) if users is None else users
-        prompts = [
-            prompt(self.asked[0], before(int(user), histories[i][-self.max_history :]), self.index)
-            for i, user in enumerate(numbers)
-        ]
+        shown = [before(int(user), histories[i][-self.max_history :]) for i, user in enumerate(numbers)]
+        asked = prompts(self.asked[0], shown, self.index)
         texts = self.prior
         prior = None if texts is None else lambda rows: texts([histories[int(i)] for i in rows])
-        return self.decoder.search(self.trie, prompts, max(self.beam, k), k, prior)
+        return self.decoder.search(self.trie, asked, max(self.beam, k), k, prior)
 
 
 def save_wordings(folder: Path, spoken: Mapping[str, Sequence[str]]) -> None:

@@ -15,7 +15,7 @@ from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.indexers.refresh import build
 from ed2rec.indexers.variational import VariationalQuantiser
-from ed2rec.instructions.examples import Batch, IndexTokens, collate, lay_out
+from ed2rec.instructions.examples import Batch, IndexTokens, collate
 from ed2rec.instructions.sequential import sequential
 from ed2rec.instructions.templates import SEQUENTIAL, Wording, task_wordings
 from ed2rec.model import Branch, JointModel
@@ -53,8 +53,7 @@ class World:
         return self.model.index_tokens()
 
     def batch(self, *rows: list[Asked]) -> Batch:
-        laid_out = [[lay_out(sequential(self.asked[e.wording], *e[:3]), self.index) for e in row] for row in rows]
-        return collate([[(tokens, 0) for tokens in row] for row in laid_out], 0)
+        return collate([[sequential(self.asked[e.wording], *e[:3]) for e in row] for row in rows], self.index, 0)
 
 
 def joint_world(

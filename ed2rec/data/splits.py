@@ -31,6 +31,10 @@ class Cases:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def take(self, rows: np.ndarray) -> Cases:
+        """The chosen ones, in that order."""
+        return Cases(self.users[rows], self.histories.take(rows), self.targets[rows])
+
 
 @dataclass(frozen=True)
 class LeaveOneOut:

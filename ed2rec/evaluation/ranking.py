@@ -109,24 +109,24 @@ def evaluate(
     if k < 10:
         raise ValueError(f"the protocol reports metrics at 10: k must be at least 10, got {k}")
     start = time.perf_counter()
-    ranks, items, scores = [], [], []
-    for low in range(0, len(cases.targets), batch):
-        part = _slice(cases, low, low + batch)
+    count = len(cases.targets)
+    rooms = _rooms(cases.histories)
+    order = np.argsort(rooms, kind="stable") if exclude_history else np.arange(count)
+    ranks = np.empty(count, np.int64)
+    items, scores = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+    for low in range(0, count, batch):
+        rows = order[low : low + batch]
+        part = cases.take(rows)
         if isinstance(recommender, Scorer):
-            part_ranks, top = _rank_all(recommender, part, k, exclude_history)
+            ranks[rows], top = _rank_all(recommender, part, k, exclude_history)
         else:
-            part_ranks, top = _rank_listed(recommender, part, k, exclude_history)
-        ranks.append(part_ranks)
-        items.append(top.items)
-        scores.append(top.scores)
+            ranks[rows], top = _rank_listed(recommender, part, k, exclude_history)
+        items[rows], scores[rows] = top.items, top.scores
         if progress is not None:
-            progress(low + len(part.targets), len(cases.targets))
+            progress(low + len(rows), count)
     return Evaluation(
-        ranks=np.concatenate([np.empty(0, np.int64), *ranks]),
-        top=Recommendations(
-            np.concatenate([np.empty((0, k), np.int64), *items]),
-            np.concatenate([np.empty((0, k), np.float32), *scores]),
-        ),
+        ranks=ranks,
+        top=Recommendations(items, scores),
         users=cases.users,
         targets=cases.targets,
         seconds=time.perf_counter() - start,
@@ -207,24 +207,23 @@ def _checked_list(recommender: Recommender, top: Recommendations, k: int) -> Rec
 
 
 def _listed_without_history(recommender: Recommender, cases: Cases, k: int) -> Recommendations:
-    """Lists of k without the history: as much more is asked for as a history has items, rounded up to a power of two,
-    so that few lengths of lists are asked for and nobody's list depends on who else is in the batch."""
+    """Lists of k without the history: as much more is asked for as a history has room for (`_rooms`)."""
     items = np.full((len(cases.targets), k), -1, dtype=np.int64)
     scores = np.full((len(cases.targets), k), -np.inf, dtype=np.float32)
-    more = np.array([1 << max(0, int(length) - 1).bit_length() for length in cases.histories.lengths], np.int64)
-    for room in np.unique(more).tolist():
-        rows = np.flatnonzero(more == room)
-        histories = cases.histories.take(rows)
-        asked = _checked_list(recommender, recommender.recommend(histories, cases.users[rows], k + room), k + room)
+    rooms = _rooms(cases.histories)
+    for room in np.unique(rooms).tolist():
+        rows = np.flatnonzero(rooms == room)
+        part = cases.take(rows)
+        asked = _checked_list(recommender, recommender.recommend(part.histories, part.users, k + room), k + room)
         for number, row in enumerate(rows.tolist()):
-            kept = np.flatnonzero(~np.isin(asked.items[number], histories[number]) & (asked.items[number] >= 0))[:k]
+            seen = np.isin(asked.items[number], part.histories[number])
+            kept = np.flatnonzero(~seen & (asked.items[number] >= 0))[:k]
             items[row, : len(kept)] = asked.items[number, kept]
             scores[row, : len(kept)] = asked.scores[number, kept]
     return Recommendations(items, scores)
 
 
-def _slice(cases: Cases, low: int, high: int) -> Cases:
-    high = min(high, len(cases.targets))
-    offsets = cases.histories.offsets[low : high + 1]
-    part = Histories(cases.histories.flat[offsets[0] : offsets[-1]], offsets - offsets[0])
-    return Cases(cases.users[low:high], part, cases.targets[low:high])
+def _rooms(histories: Histories) -> NDArray[np.int64]:
+    """The length of every history, rounded up to a power of two: nobody's list depends on who else is in the batch, and
+    few lengths of lists are asked for, of many users at a time where they come in the order of their rooms."""
+    return np.array([1 << max(0, length - 1).bit_length() for length in histories.lengths.tolist()], np.int64)

@@ -64,13 +64,14 @@ class Example(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """One laid-out sequence; all arrays (T,)."""
+    """Laid-out examples behind one another; arrays (T,) but for `lengths`, the tokens of each example."""
 
     ids: np.ndarray
     kind: np.ndarray  # TEXT, ITEM or USER
     number: np.ndarray  # of the entity
     level: np.ndarray  # of the index token
     target: np.ndarray  # bool: predicted from the tokens before it
+    lengths: np.ndarray
 
 
 class Batch(NamedTuple):
@@ -95,73 +96,102 @@ class Batch(NamedTuple):
         return int(((self.label_kind == ITEM) & (self.label_level == 0)).sum())
 
 
-def lay_out(example: Example, index: IndexTokens) -> Tokens:
-    """One example as tokens."""
-    pieces = [
-        _words(part) if isinstance(part, np.ndarray) else _filled(example.slots[part], index)
-        for part in example.wording.parts
-    ]
-    return Tokens(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+def lay_out(examples: Sequence[Example], index: IndexTokens) -> Tokens:
+    """Examples as tokens, all at once: one by one they would take longer than a GPU's step."""
+    pieces, owners = [], []
+    for owner, example in enumerate(examples):
+        for part in example.wording.parts:
+            pieces.append(_words(part) if isinstance(part, np.ndarray) else _filled(example.slots[part], index))
+            owners.append(owner)
+    values, kind, of_example, asked = _values(pieces, owners)
+    ids = np.full((len(values), max(1, index.items.shape[1], index.users.shape[1])), -1, np.int64)
+    ids[kind == TEXT, 0] = values[kind == TEXT]
+    for of, table in ((ITEM, index.items), (USER, index.users)):
+        ids[kind == of, : table.shape[1]] = table[values[kind == of]]
+    value, level = np.nonzero(ids >= 0)  # a value is one word, or the tokens of an entity's index
+    number = np.where(kind == TEXT, 0, values)
+    lengths = np.bincount(of_example[value], minlength=len(examples))
+    return Tokens(ids[value, level], kind[value], number[value], level, asked[value], lengths)
+
+
+def prompts(wording: Wording, slots: Sequence[Mapping[str, Slot]], index: IndexTokens) -> list[np.ndarray]:
+    """Token ids up to where the answer starts. slots: all but the answer's; a history that goes on is all of it."""
+    parts = wording.parts if wording.open_ended else wording.parts[:-1]
+    asking = Wording(wording.text, parts)
+    tokens = lay_out([Example(asking, filled) for filled in slots], index)
+    return np.split(tokens.ids, np.cumsum(tokens.lengths)[:-1]) if slots else []
 
 
 def prompt(wording: Wording, slots: Mapping[str, Slot], index: IndexTokens) -> np.ndarray:
-    """Token ids up to where the answer starts. slots: all but the answer's; a history that goes on is all of it."""
-    parts = wording.parts if wording.open_ended else wording.parts[:-1]
-    return lay_out(Example(Wording(wording.text, parts), slots), index).ids
+    """One of `prompts`."""
+    return prompts(wording, [slots], index)[0]
 
 
-def length_of(example: Example, items: np.ndarray, users: np.ndarray) -> int:
-    """Tokens of the example where item k takes items[k] tokens and user j users[j]."""
-    total = example.wording.text_tokens
-    for slot in example.slots.values():
-        if slot.kind == ITEM:
-            total += int(items[slot.values].sum())
-        elif slot.kind == USER and len(users):
-            total += int(np.where(slot.values < 0, 1, users[slot.values]).sum())
-        else:
-            total += len(slot.values)
-    return total
+def lengths_of(examples: Sequence[Example], items: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Tokens of each example where item k takes items[k] tokens and user j users[j]."""
+    slots = [slot for example in examples for slot in example.slots.values()]
+    owners = [number for number, example in enumerate(examples) for _ in example.slots]
+    values, kind, owner, _ = _values(slots, owners)
+    takes = np.ones(len(values), np.int64)
+    takes[kind == ITEM] = items[values[kind == ITEM]]
+    if len(users):
+        known = (kind == USER) & (values >= 0)
+        takes[known] = users[values[known]]
+    words = np.array([example.wording.text_tokens for example in examples], np.int64)
+    return words + np.bincount(owner, weights=takes, minlength=len(examples)).astype(np.int64)
 
 
-def _words(ids: np.ndarray, target: bool = False) -> tuple[np.ndarray, ...]:
-    zero = np.zeros(len(ids), np.int64)
-    return ids, zero, zero, zero, np.full(len(ids), target)
+def _values(slots: Sequence[Slot], owners: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What fills the slots, behind one another, and of each value its kind, its slot's owner and if it is asked for."""
+    counts = np.array([len(slot.values) for slot in slots], np.int64)
+    values = np.concatenate([slot.values for slot in slots]).astype(np.int64) if slots else np.zeros(0, np.int64)
+    place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kind, owner, first = (
+        np.repeat(np.array(of, np.int64), counts)
+        for of in ([slot.kind for slot in slots], owners, [slot.first for slot in slots])
+    )
+    return values, kind, owner, place >= first
 
 
-def _filled(slot: Slot, index: IndexTokens) -> tuple[np.ndarray, ...]:
-    if slot.kind == TEXT:
-        return _words(slot.values, slot.first == 0)
+def _words(ids: np.ndarray) -> Slot:
+    return Slot(TEXT, ids, len(ids))
+
+
+def _filled(slot: Slot, index: IndexTokens) -> Slot:
+    """The slot; words in its place where a user has no index to show."""
     if slot.kind == USER and (index.users.shape[1] == 0 or (slot.values < 0).any()):
         return _words(np.full(len(slot.values), index.unknown_user))
-    rows = (index.items if slot.kind == ITEM else index.users)[slot.values]
-    real = rows >= 0
-    position, level = np.nonzero(real)
-    kind = np.full(len(level), slot.kind)
-    return rows[real], kind, slot.values[position].astype(np.int64), level, position >= slot.first
+    return slot
 
 
-def collate(rows: Sequence[Sequence[tuple[Tokens, int]]], pad: int) -> Batch:
-    """Rows of (laid-out example, its task) → one batch, padded at the end to the longest row."""
-    width = max(sum(len(tokens.ids) for tokens, _ in row) for row in rows)
-    arrays = {name: np.zeros((len(rows), width), np.int64) for name in Batch._fields}
-    arrays["input_ids"][:] = pad
-    arrays["labels"][:] = -100
-    for name in ("task", "label_kind", "label_level"):
-        arrays[name][:] = -1
-    for r, row in enumerate(rows):
-        start = 0
-        for segment, (tokens, task) in enumerate(row, start=1):
-            stop = start + len(tokens.ids)
-            arrays["input_ids"][r, start:stop] = tokens.ids
-            arrays["position_ids"][r, start:stop] = np.arange(stop - start)
-            arrays["segment"][r, start:stop] = segment
-            arrays["task"][r, start:stop] = task
-            for name in ("kind", "number", "level"):
-                arrays[name][r, start:stop] = getattr(tokens, name)
-            target = tokens.target[1:]
-            at = start + np.flatnonzero(target)
-            arrays["labels"][r, at] = tokens.ids[1:][target]
-            arrays["label_kind"][r, at] = tokens.kind[1:][target]
-            arrays["label_level"][r, at] = tokens.level[1:][target]
-            start = stop
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+def collate(rows: Sequence[Sequence[Example]], index: IndexTokens, pad: int) -> Batch:
+    """Rows of examples → one batch, padded at the end to the longest row."""
+    examples = [example for row in rows for example in row]
+    row = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+    tokens = lay_out(examples, index)
+    lengths = tokens.lengths
+    before = np.cumsum(lengths) - lengths  # tokens of earlier examples, of all rows and then of their own
+    start = before - before[np.cumsum([0, *map(len, rows)])[row]]
+    segment = np.arange(len(examples)) - np.cumsum([0, *map(len, rows)])[row] + 1
+    position = np.arange(len(tokens.ids)) - np.repeat(before, lengths)
+    width = int((start + lengths).max())
+    at = np.repeat(row * width + start, lengths) + position
+    asked = np.flatnonzero(tokens.target & (position > 0))  # predicted at the place before
+    task = np.array([example.task for example in examples])
+    shown = {
+        "input_ids": tokens.ids,
+        "position_ids": position,
+        "segment": np.repeat(segment, lengths),
+        "task": np.repeat(task, lengths),
+        "kind": tokens.kind,
+        "number": tokens.number,
+        "level": tokens.level,
+    }
+    labels = {"labels": tokens.ids, "label_kind": tokens.kind, "label_level": tokens.level}
+    nothing = {"input_ids": pad, "task": -1, "labels": -100, "label_kind": -1, "label_level": -1}
+    columns = {name: np.full(len(rows) * width, nothing.get(name, 0), np.int64) for name in Batch._fields}
+    for name, values in shown.items():
+        columns[name][at] = values
+    for name, values in labels.items():
+        columns[name][at[asked] - 1] = values[asked]
+    return Batch(**{name: torch.from_numpy(column.reshape(len(rows), width)) for name, column in columns.items()})

@@ -5,13 +5,14 @@ same ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
 from ed2rec.errors import DataError
-from ed2rec.instructions.examples import Batch, Example, IndexTokens, collate, lay_out, length_of
+from ed2rec.instructions.examples import Batch, Example, IndexTokens, collate, lengths_of
 
 
 class Plan(Protocol):
@@ -50,6 +51,7 @@ class PackedBatches(TorchDataset[Batch]):
 
     index         the tables' token ids now; asked at every batch, so a refresh shows in the next one
     batch_tokens  tokens of one batch, padding included
+    ahead         make the next batch while this one is computed, in a thread; it is the same batch
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class PackedBatches(TorchDataset[Batch]):
         batch_tokens: int = 4096,
         packed: bool = True,
         seed: int = 0,
+        ahead: bool = False,
     ) -> None:
         self.plan, self.index, self.pad, self.packed, self.seed = plan, index, pad, packed, seed
         self.batch_tokens = batch_tokens
@@ -67,6 +70,8 @@ class PackedBatches(TorchDataset[Batch]):
         self._lengths = self.index().lengths()
         self._epoch, self._rows = -1, [[0]]
         self._examples: list[Example] = []
+        self._maker = ThreadPoolExecutor(1) if ahead else None
+        self._next: tuple[int, IndexTokens, Future[Batch]] | None = None  # its step, and the tables it is made from
         self.steps_per_epoch = 1
         tokens = self._prepare(0)  # and no more steps than rows, of which one would come again and again
         self.steps_per_epoch = min(len(self._rows), max(1, round(tokens / batch_tokens)))
@@ -76,13 +81,27 @@ class PackedBatches(TorchDataset[Batch]):
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
+        index = self.index()
+        batch = self._made(step, index)
+        if self._maker and step + 1 < self.steps:
+            self._next = (step + 1, index, self._maker.submit(self._make, step + 1, index))
+        return batch
+
+    def _made(self, step: int, index: IndexTokens) -> Batch:
+        """What the thread has made, unless it is of another step or the tables are new; it rests from here on."""
+        if self._next is not None:
+            known, of, batch = self._next
+            made = batch.result()
+            if known == step and of is index:
+                return made
+        return self._make(step, index)
+
+    def _make(self, step: int, index: IndexTokens) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._prepare(epoch)
         rows = self._rows[place :: self.steps_per_epoch] or [self._rows[place % len(self._rows)]]
-        index = self.index()
-        examples = [[self._examples[i] for i in row] for row in rows]
-        return collate([[(lay_out(e, index), e.task) for e in row] for row in examples], self.pad)
+        return collate([[self._examples[i] for i in row] for row in rows], index, self.pad)
 
     def epoch(self, number: int = 0) -> Iterator[Batch]:
         """All batches of an epoch."""
@@ -99,7 +118,7 @@ class PackedBatches(TorchDataset[Batch]):
             )
         order = random.permutation(len(examples))
         self._examples = [examples[i] for i in order]
-        lengths = np.array([length_of(example, *self._lengths) for example in self._examples])
+        lengths = lengths_of(self._examples, *self._lengths)
         width = max(128, -(-int(lengths.max()) // 32) * 32)
         rows = pack(lengths, width) if self.packed else [[i] for i in range(len(lengths))]
         self._rows = [rows[i] for i in random.permutation(len(rows))]

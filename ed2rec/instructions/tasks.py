@@ -18,7 +18,7 @@ import polars as pl
 from transformers import PreTrainedTokenizerFast
 
 from ed2rec.data.dataset import Histories
-from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, Slot, asked, length_of, shown
+from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, Slot, asked, lengths_of, shown
 from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.templates import Wording
 
@@ -147,13 +147,16 @@ class Mixture:
         drawn = self.main.draw(random)
         histories = [example for example in drawn if example.task == 0]
         walks = [example for example in drawn if example.task == 1]
-        most, walked = KEPT * self._tokens(histories), self._tokens(walks)
+        most, lengths = KEPT * self._lengths(histories).sum(), self._lengths(walks)
+        walked = lengths.sum()
         # Where walks abound they fill what the tasks leave of the other half, which is then 2 S · share for the tasks.
         others = self._others(min(self.share / (1 - self.share) * (most + walked), 2 * self.share * most), random)
-        room = most - self._tokens(others)
+        room = most - self._lengths(others).sum()
         if walked > room:
-            walks = [walks[i] for i in random.permutation(len(walks))]
-        return histories + self._fitting(walks, room) + others
+            order = random.permutation(len(walks))
+            kept = int(np.searchsorted(np.cumsum(lengths[order]), room, side="right"))
+            walks = [walks[i] for i in order[:kept]]
+        return histories + walks + others
 
     def _others(self, room: float, random: np.random.Generator) -> list[Example]:
         """Examples of the other tasks, of the one with fewest tokens next, as long as they fit."""
@@ -165,7 +168,7 @@ class Mixture:
         while streams:
             number = min(streams, key=spent.__getitem__)
             example = next(streams[number], None)
-            length = length_of(example, *self.lengths) if example else 0
+            length = self._lengths([example])[0] if example else 0
             if example is None or sum(spent.values()) + length > room:
                 del streams[number]
                 continue
@@ -173,10 +176,5 @@ class Mixture:
             found.append(example)
         return found
 
-    def _tokens(self, examples: Sequence[Example]) -> int:
-        return sum(length_of(example, *self.lengths) for example in examples)
-
-    def _fitting(self, examples: Sequence[Example], room: float) -> list[Example]:
-        """The first ones that have at most `room` tokens together."""
-        ends = np.cumsum([length_of(example, *self.lengths) for example in examples])
-        return list(examples[: int(np.searchsorted(ends, room, side="right"))])
+    def _lengths(self, examples: Sequence[Example]) -> np.ndarray:
+        return lengths_of(examples, *self.lengths)

@@ -57,7 +57,7 @@ from ed2rec.training.branches import (
     surveyed,
 )
 from ed2rec.training.reindex import Reindex
-from ed2rec.training.rows import start_rows
+from ed2rec.training.rows import calm_head, start_rows
 from ed2rec.vocabulary import IndexVocabulary, Kind, check_new
 
 
@@ -247,6 +247,8 @@ def _extended(
     vocabulary.extend(tokenizer, llm, seed=settings.seed)
     for kind, branch in branches.items():
         start_rows(llm, vocabulary, branch, raw[kind])
+    some = [text for text in texts.items if text][:16]
+    calm_head(llm, vocabulary, tokenizer(some, truncation=True, max_length=64)["input_ids"] if some else [])
     if b.lora_rank:
         llm = add_lora(llm, b.lora_rank, b.lora_alpha, b.lora_dropout, b.lora_targets)
         vocabulary.train_rows(llm)

@@ -114,17 +114,17 @@ def _mixture(train: Histories, parts: Parts, settings: Settings) -> Mixture:
 def _batches(mixture: Mixture, parts: Parts, settings: Settings) -> PackedBatches:
     """As many of them as the epochs have."""
     t = settings.training
-    batches = PackedBatches(
-        mixture, parts.model.index_tokens, parts.tokenizer.pad_token_id or 0, t.batch_tokens, t.pack, settings.seed
-    )
+    index, pad = parts.model.index_tokens, parts.tokenizer.pad_token_id or 0
+    ahead = parts.model.items.embeddings.device.type != "cpu"  # where it would take from the computing itself
+    batches = PackedBatches(mixture, index, pad, t.batch_tokens, t.pack, settings.seed, ahead)
     batches.steps = max(1, round(t.epochs * batches.steps_per_epoch))
     return batches
 
 
 def _measure(valid: Cases, parts: Parts, settings: Settings, processes: Processes) -> Callable[[], dict[str, float]]:
     """Metrics of the first `training.validation_users` cases, of which every process ranks its part."""
-    cases = _rows(valid, np.arange(min(settings.training.validation_users, len(valid))))
-    mine = _rows(cases, np.arange(processes.rank, len(cases), processes.count))
+    cases = valid.take(np.arange(min(settings.training.validation_users, len(valid))))
+    mine = cases.take(np.arange(processes.rank, len(cases), processes.count))
 
     def measure() -> dict[str, float]:
         found = evaluate(recommender(parts, settings), mine, k=10).metrics if len(mine) else {}
@@ -188,10 +188,6 @@ def _agreed(anew: Callable[[], Churn] | None, model: JointModel, processes: Proc
 
 def _known(branch: Branch) -> np.ndarray:
     return (branch.teacher.abs().sum(1) > 0).cpu().numpy()
-
-
-def _rows(cases: Cases, rows: np.ndarray) -> Cases:
-    return Cases(cases.users[rows], cases.histories.take(rows), cases.targets[rows])
 
 
 def _arguments(settings: Settings, workspace: Path, steps: int, model: JointModel) -> JointArguments:

@@ -6,6 +6,7 @@ divided by rows (`model.JointModel.forward`). The first process alone writes fil
 step, tables above all, is made by the first process and told to the others, for two GPUs may round differently.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -24,7 +25,8 @@ class Processes:
     """The processes of this training; `rank` is this one's number, 0 the first, of `count`. One process is the rule.
 
     device   what training.device says. Starting them needs to know whether they compute on CPUs. ConfigError for one
-             GPU named for several processes, or another than the first for one: `transformers.Trainer` takes that.
+             GPU named for several processes, for more processes than this machine has GPUs, and for another GPU than
+             the first for one process: `transformers.Trainer` takes that.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -37,6 +39,10 @@ class Processes:
         if gpu.strip("0"):
             raise ConfigError(f"training.device={device}: this training takes the first GPU that it sees; leave it "
                               f"auto and set CUDA_VISIBLE_DEVICES={gpu} before the command")  # fmt: skip
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", self.count)), torch.cuda.device_count()
+        if self.count > 1 and device != "cpu" and 0 < gpus < here:
+            raise ConfigError(f"{here} processes on a machine with {gpus} GPU{'s' * (gpus > 1)}: start as many as that "
+                              "or fewer, or compute on the processor: --set training.device=cpu")  # fmt: skip
         if self.count > 1:
             PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
 

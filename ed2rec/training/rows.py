@@ -3,6 +3,7 @@
 Shape letters: K entities, H LLM width.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from ed2rec.indexers.contract import IndexTable
 from ed2rec.model import Branch
 from ed2rec.vocabulary import IndexVocabulary, Kind
 
+KINDS: tuple[Kind, ...] = ("item", "user")
 DEEP_HEAD = 0.3  # length of the deeper levels' head rows, as a share of what they were: near enough to uniform
 
 
@@ -26,6 +28,30 @@ def start_rows(llm: PreTrainedModel, vocabulary: IndexVocabulary, branch: Branch
     for m, rows in enumerate(_level_means(torch.as_tensor(meanings, dtype=torch.float32), branch.table)):
         noisy = rows + 0.3 * rows.std() * torch.randn_like(rows)
         vocabulary.start_rows(llm, branch.kind, m, noisy, head_NH=rows)
+
+
+@torch.no_grad()
+def calm_head(llm: PreTrainedModel, vocabulary: IndexVocabulary, texts: Sequence[Sequence[int]]) -> None:
+    """Shorten the head's rows of the index tokens, level by level, until the logits of a level deviate by 1 at most.
+
+    texts: token ids, whose last states are as long as those that will be asked. Where they are long, as in a pretrained
+    LLM, rows of the length of words' say at random and with certainty what comes next, and a training begins at 50 nats
+    where guessing has log N = 8. Nothing changes where logits are calm, or where the head is the embedding.
+    """
+    head = cast(Tensor, llm.get_output_embeddings().weight)
+    if head is llm.get_input_embeddings().weight or not texts:
+        return
+    ids = (torch.tensor(text, device=llm.device)[None] for text in texts)
+    body = llm.get_decoder()
+    states = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state[0] for row in ids]).float()
+    for kind in KINDS:
+        for level in range(vocabulary.levels(kind) + 1):
+            rows = head.detach()[vocabulary.slice_of(kind, level)]
+            if not len(rows):
+                continue
+            deviation = (states @ rows.float().T).std(1, correction=0).mean()
+            if deviation > 1:
+                rows /= deviation
 
 
 @torch.no_grad()

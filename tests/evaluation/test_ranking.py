@@ -133,6 +133,24 @@ def test_how_much_is_asked_for_without_the_history_is_each_user_s_own(batch):
     assert asked == {0: 11, 1: 11, 2: 14, 3: 14, 4: 18}
 
 
+def test_users_of_like_histories_are_asked_for_together_and_everybody_keeps_his_row():
+    calls = []
+
+    class Counting(Lists):
+        def recommend(self, histories, users, k):
+            calls.append(len(users))
+            return super().recommend(histories, users, k)
+
+    scores = np.random.default_rng(0).random((40, 30))
+    lists = [list(range([1, 2, 3, 6][user % 4])) for user in range(40)]
+    cases = cases_of([9 + user % 7 for user in range(40)], lists)
+    together = evaluate(Counting(scores), cases, exclude_history=True, batch=10)
+    assert calls == [10] * 4
+    alone = evaluate(Counting(scores), cases, exclude_history=True, batch=1)
+    assert together.ranks.tolist() == alone.ranks.tolist()
+    assert together.top.items.tolist() == alone.top.items.tolist()
+
+
 @given(worlds(), st.booleans())
 def test_anyone_can_recompute_the_metrics_from_the_rankings_alone(world, as_lists):
     scores, cases = world

@@ -41,7 +41,7 @@ def names(ids) -> str:
 
 
 def test_an_example_is_laid_out_as_written_by_hand():
-    tokens = lay_out(example([1, 0, 2], user=0, first=1), INDEX)
+    tokens = lay_out([example([1, 0, 2], user=0, first=1)], INDEX)
     assert names(tokens.ids) == (
         "<s> recommend a next item for user <ua_1> <up_0> history : <a_2> <b_0> <a_0> <b_1> <p_0> <a_1> <b_1>"
     )
@@ -52,7 +52,7 @@ def test_an_example_is_laid_out_as_written_by_hand():
 
 
 def test_a_question_behind_the_history_asks_for_the_last_item_only():
-    tokens = lay_out(example([1, 0, 2], user=1, wording=CLOSED), INDEX)
+    tokens = lay_out([example([1, 0, 2], user=1, wording=CLOSED)], INDEX)
     assert names(tokens.ids) == (
         "<s> history in order : <a_2> <b_0> <a_0> <b_1> <p_0> , recommend a next item for the user <ua_0> : answer "
         "<a_1> <b_1>"
@@ -62,7 +62,7 @@ def test_a_question_behind_the_history_asks_for_the_last_item_only():
 
 @pytest.mark.parametrize(("user", "index"), [(-1, INDEX), (2, INDEX._replace(users=np.zeros((0, 0), np.int64)))])
 def test_a_user_without_index_is_shown_as_unknown(user, index):
-    tokens = lay_out(example([1, 2], user=user), index)
+    tokens = lay_out([example([1, 2], user=user)], index)
     assert names(tokens.ids[7:8]) == "<ua_unk>" and tokens.kind[7] == TEXT
 
 
@@ -71,7 +71,7 @@ histories = st.lists(st.integers(0, len(ITEMS) - 1), max_size=6)
 
 @given(histories, st.integers(-1, len(USERS) - 1), st.sampled_from([OPEN, CLOSED]), st.integers(0, len(ITEMS) - 1))
 def test_a_prompt_is_the_beginning_of_what_is_trained_up_to_the_answer(history, user, wording, answer):
-    trained = lay_out(example([*history, answer], user, len(history), wording), INDEX)
+    trained = lay_out([example([*history, answer], user, len(history), wording)], INDEX)
     asked = prompt(wording, before(user, np.array(history, np.int64)), INDEX)
     assert trained.ids[: len(asked)].tolist() == asked.tolist()
     assert trained.ids[len(asked) :].tolist() == [i for i in INDEX.items[answer].tolist() if i >= 0]
@@ -178,13 +178,14 @@ def test_packing_fills_rows():
 
 
 def test_a_label_stands_one_position_before_its_token_and_padding_says_nothing():
-    rows = [[lay_out(example([1, 0], user=0), INDEX), lay_out(example([2, 4]), INDEX)]]
-    rows.append([lay_out(example([3, 1, 2], user=2, wording=CLOSED), INDEX)])
-    batch = collate([[(tokens, 4 + place) for place, tokens in enumerate(row)] for row in rows], pad=2)
+    examples = [[example([1, 0], user=0), example([2, 4])], [example([3, 1, 2], user=2, wording=CLOSED)]]
+    rows = [[each._replace(task=4 + place) for place, each in enumerate(row)] for row in examples]
+    batch = collate(rows, INDEX, pad=2)
     assert batch.targets == 3
     for r, row in enumerate(rows):
         start = 0
-        for segment, tokens in enumerate(row, start=1):
+        for segment, each in enumerate(row, start=1):
+            tokens = lay_out([each], INDEX)
             stop = start + len(tokens.ids)
             assert batch.input_ids[r, start:stop].tolist() == tokens.ids.tolist()
             assert batch.position_ids[r, start:stop].tolist() == list(range(stop - start))
@@ -272,6 +273,18 @@ def test_a_refreshed_table_shows_in_the_next_batch_and_leaves_the_rows_as_they_w
     shown = [batch.number[(batch.kind == ITEM) & (batch.level == 0)].tolist() for batch in (before, after)]
     assert shown[0] == shown[1] and not equal(before, after)
     assert equal(after, again[step])
+
+
+def test_batches_that_are_made_ahead_are_the_same_also_when_the_table_moves_or_a_training_goes_on():
+    now = [INDEX]
+    plain, ahead = batches_of(index=lambda: now[0]), batches_of(index=lambda: now[0], ahead=True)
+    ahead.steps = plain.steps = 3 * plain.steps_per_epoch
+    start = plain.steps_per_epoch - 2
+    for step in range(start, plain.steps):
+        if step == start + 4:
+            moved = table_of([[1, 0], [1, 0], [0, 2], [2, 1], [1, 0]], (3, 3))
+            now[0] = INDEX._replace(items=VOCABULARY.token_ids("item", moved))
+        assert equal(ahead[step], plain[step])
 
 
 def test_a_log_in_which_nobody_has_two_items_to_learn_from_is_refused():

@@ -14,7 +14,7 @@ from worlds import WORDS
 
 from ed2rec.data.dataset import Histories
 from ed2rec.errors import ConfigError
-from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, lay_out, length_of
+from ed2rec.instructions.examples import ITEM, TEXT, USER, Example, lay_out, lengths_of
 from ed2rec.instructions.sequential import SequentialPlan
 from ed2rec.instructions.tasks import KEPT, Mixture, Task, copurchase, from_rows, read_texts
 from ed2rec.instructions.templates import FORMS, HIGH_ORDER, SEQUENTIAL, WORDINGS, read_wordings, task_wordings
@@ -34,7 +34,7 @@ def test_the_comment_of_a_user_on_an_item_is_asked_for_in_words_that_end():
     made = from_rows("comment", pl.DataFrame(rows), task_wordings(TOKENIZER, "comment", ["{user} : {item} {comment}"]),
                      READ, HISTORIES)  # fmt: skip
     plain = Example(made.wordings[0], made.fill(0, made.wordings[0], np.random.default_rng(0)), 5)
-    tokens = lay_out(plain, INDEX)
+    tokens = lay_out([plain], INDEX)
     assert names(tokens.ids) == "<s> <ua_0> : <a_2> <b_2> the user has bought </s>", "cut to four tokens"
     assert tokens.target.tolist() == [False] * 5 + [True] * 5
     assert tokens.kind.tolist() == [TEXT, USER, TEXT, ITEM, ITEM] + [TEXT] * 5
@@ -116,15 +116,15 @@ def test_the_sequential_task_keeps_half_and_loses_nothing(sizes, share, walks, s
     plan = replace(MAIN, neighbours=NEXT, walks=walks)
     mixture = Mixture(plan, tasks, share, INDEX.lengths())
     drawn = mixture.draw(np.random.default_rng(seed))
-    lengths = [length_of(example, *INDEX.lengths()) for example in drawn]
-    assert lengths == [len(lay_out(example, INDEX).ids) for example in drawn]
+    lengths = lengths_of(drawn, *INDEX.lengths()).tolist()
+    assert lengths == lay_out(drawn, INDEX).lengths.tolist()
     tokens = [sum(n for e, n in zip(drawn, lengths, strict=True) if e.task in kinds) for kinds in ({0}, {1}, range(2))]
-    longest = max(length_of(example, *INDEX.lengths()) for example in plan.draw(np.random.default_rng(seed)))
+    longest = lengths_of(plan.draw(np.random.default_rng(seed)), *INDEX.lengths()).max()
     assert (1 + KEPT) * tokens[0] >= sum(lengths) and tokens[2] >= (1 - share) * sum(lengths) - longest
     planned, counts = plan.draw(np.random.default_rng(seed)), Counter(example.task for example in drawn)
     assert counts[0] == len(MAIN.histories) and set(counts) <= set(range(2 + len(tasks)))
     if counts[1] < sum(example.task == 1 for example in planned):  # some were left out: no whole walk more had fitted
-        assert sum(lengths) > (1 + KEPT) * tokens[0] - max(length_of(example, *INDEX.lengths()) for example in planned)
+        assert sum(lengths) > (1 + KEPT) * tokens[0] - lengths_of(planned, *INDEX.lengths()).max()
     assert all(counts[2 + number] <= task.rows for number, task in enumerate(tasks))
 
 
@@ -132,9 +132,10 @@ def test_tasks_have_the_same_part_of_the_share_or_all_they_have():
     tasks = [words_task("few", 3), words_task("many", 900), words_task("more", 900)]
     mixture = Mixture(MAIN, tasks, 0.5, INDEX.lengths())
     tokens = Counter()
-    for example in mixture.draw(np.random.default_rng(1)):
-        tokens[mixture.names[example.task]] += length_of(example, *INDEX.lengths())
-    few = 3 * max(length_of(e, *INDEX.lengths()) for e in words_task("few", 3).stream(np.random.default_rng(0), 2))
+    drawn = mixture.draw(np.random.default_rng(1))
+    for example, length in zip(drawn, lengths_of(drawn, *INDEX.lengths()).tolist(), strict=True):
+        tokens[mixture.names[example.task]] += length
+    few = 3 * lengths_of(list(words_task("few", 3).stream(np.random.default_rng(0), 2)), *INDEX.lengths()).max()
     assert 0 < tokens["few"] <= few and abs(tokens["many"] - tokens["more"]) <= few
     assert 0.45 < 1 - tokens["sequential"] / tokens.total() <= 0.5
 

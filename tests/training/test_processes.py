@@ -104,6 +104,12 @@ def test_a_baseline_wants_one_process_and_one_gpu_is_not_for_two(second_of_two, 
         Processes("cuda:1")
 
 
+def test_there_are_no_more_processes_than_gpus(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"2 processes on a machine with 1 GPU: .* training\.device=cpu"):
+        Processes()
+
+
 def test_a_training_goes_on_with_as_many_processes_as_it_began_with(tmp_path):
     settings, dataset = small_settings(), shop()
     clear(tmp_path / "w", record_of(settings, dataset, 2))

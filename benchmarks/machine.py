@@ -1,0 +1,43 @@
+"""What a benchmark says of its machine, and what the machine can do at best."""
+
+import platform
+import time
+from typing import Any
+
+import torch
+
+from ed2rec.environment import accelerators
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Of the figures that were measured on this device."""
+    found: dict[str, Any] = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return found if device.type == "cpu" else found | {"accelerator": accelerators()[device.index or 0]}
+
+
+def processor() -> str:
+    """The processor's name, as the figures of all benchmarks state it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, when everything that was asked of the device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def matrix_peak(dtype: torch.dtype, device: torch.device, repetitions: int = 4) -> float:
+    """Operations per second of a matrix product, the best of a few: 2048³, on an accelerator 8192³."""
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(repetitions):
+        start = clock(device)
+        a @ b
+        times.append(clock(device) - start)
+    return 2 * size**3 / min(times)
