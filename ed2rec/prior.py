@@ -1,12 +1,13 @@
-"""What the texts of the last items say about the next one, beside what the LLM says.
+"""What the texts of the last items say about the next one, beside what a model says.
 
     prior(j | history) = w Σ_i cos(x_i, x_j)       over the last L items i of the history, i ≠ j
 
-x are the texts as the LLM reads them (X_T, Eq. 2). A search adds it to the log-probability of an item: a product of
-two experts, of which one has seen behaviour and the other only texts. An item without a text gets nothing and gives
-nothing, and no item speaks for itself: its own text says nothing about what comes after it. The paper has w = 0.
+x are the texts as the LLM reads them (X_T, Eq. 2), or beside a baseline their latent semantic analysis. It is added to
+the log-probability of an item: a product of two experts, of which one has seen behaviour and the other only texts. An
+item without a text gets nothing and gives nothing, and no item speaks for itself: its own text says nothing about what
+comes after it. The paper has w = 0.
 
-Shape letters: B histories, K items, E width of X_T.
+Shape letters: B histories, K items, E width of x.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from ed2rec.errors import RunError
+from ed2rec.errors import ConfigError, RunError
 
 FILE = "texts.safetensors"
 
@@ -62,3 +66,17 @@ class TextPrior:
             raise RunError(f"{folder / FILE} has texts of {len(texts):,} items where the run has {items:,}: copy the "
                            "run again, or train it again: ed2 train")  # fmt: skip
         return cls(texts.to(device), weight, last)
+
+
+def latent_semantics(texts: Sequence[str], width: int = 256, seed: int = 0) -> Tensor:
+    """(K, E) float32 rows of length 1: TF-IDF in its first E <= width singular directions (Deerwester et al. 1990).
+
+    A zero row for an item without a text, or whose words no direction holds. ConfigError where no item has a text.
+    """
+    if not any(text.strip() for text in texts):
+        raise ConfigError("baseline.prior reads the items' texts, and no item of this dataset has one: leave it 0")
+    counted = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
+    if min(counted.shape) <= width:  # as it is: no directions could be left out
+        return normalize(torch.from_numpy(counted.toarray()), dim=1)
+    found = TruncatedSVD(width, random_state=seed).fit_transform(counted)
+    return normalize(torch.from_numpy(np.ascontiguousarray(found, np.float32)), dim=1)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from small import shop, small_settings
 
 from ed2rec.errors import RunError
-from ed2rec.prior import FILE, TextPrior
+from ed2rec.prior import FILE, TextPrior, latent_semantics
 from ed2rec.training.parts import build_parts
 
 CPU = torch.device("cpu")
@@ -51,6 +51,20 @@ def test_a_file_that_is_missing_damaged_or_of_another_catalogue_gets_one_line(tm
     save_file({"items": texts(8)}, tmp_path / FILE)
     with pytest.raises(RunError, match="texts of 8 items where the run has 9"):
         TextPrior.load(tmp_path, 1.0, 3, 9, CPU)
+
+
+@pytest.mark.parametrize("width", [256, 8], ids=["as counted", "in few directions"])
+def test_latent_semantics_are_near_where_words_are_shared(width):
+    random = np.random.default_rng(0)
+    words = [[f"{topic}{n}" for n in range(12)] for topic in "abc"]
+    written = [" ".join(random.choice(words[item % 3], 6, replace=False)) for item in range(60)]
+    x = latent_semantics([*written, written[0], ""], width)
+    assert len(x) == 62 and x.shape[1] <= 36 and x.dtype == torch.float32
+    np.testing.assert_allclose(x.norm(dim=1), [1.0] * 61 + [0.0], atol=1e-5)
+    cosine = (x @ x.T).numpy()
+    alike = np.arange(60)[:, None] % 3 == np.arange(60) % 3
+    assert cosine[0, 60] == pytest.approx(1) and cosine[:60, :60][~alike].max() < 0.05 + cosine[:60, :60][alike].min()
+    assert torch.equal(x, latent_semantics([*written, written[0], ""], width))
 
 
 @pytest.mark.parametrize("wrong", [{"weight": 0.0}, {"last": 0}])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,12 +47,17 @@ def fit_baseline(
     import torch
 
     from ed2rec.baselines.trainer import train_baseline
+    from ed2rec.prior import TextPrior, latent_semantics
 
     torch.manual_seed(settings.seed)
-    learned = learned_of(dataset, split, settings)
+    learned, b = learned_of(dataset, split, settings), settings.baseline
     _check_negatives(settings, learned.model)
+    device = next(learned.model.parameters()).device
+    if b.prior:
+        texts = latent_semantics(_texts(dataset)).to(device)
+        learned = replace(learned, prior=TextPrior(texts, b.prior, b.prior_items))
     metrics = train_baseline(
-        learned, split, budget_of(settings, next(learned.model.parameters()).device), workspace=workspace,
+        learned, split, budget_of(settings, device), workspace=workspace,
         stamp=stamp_of(settings, dataset, learned.model), resume=resume, progress=progress, watch=watch,
     )  # fmt: skip
     return Trained(metrics, learned.save)
@@ -82,7 +87,13 @@ def load_baseline(folder: Path, settings: Settings, dataset: Dataset, split: Lea
     """The baseline of a run. split: of the dataset that the run was trained on."""
     if settings.model in FLOORS:
         return _floor(settings.model).load(folder)  # type: ignore[no-any-return]
-    return learned_of(dataset, split, settings).load(folder)
+    from ed2rec.prior import TextPrior
+
+    learned, b = learned_of(dataset, split, settings).load(folder), settings.baseline
+    if not b.prior:
+        return learned
+    device = next(learned.model.parameters()).device
+    return replace(learned, prior=TextPrior.load(folder, b.prior, b.prior_items, len(dataset.items), device))
 
 
 def budget_of(settings: Settings, device: Any) -> Budget:
@@ -188,7 +199,10 @@ def _fit_floor(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: Sett
     group = getattr(settings, settings.model, None)  # popularity has none
     own = {} if group is None else group.model_dump()
     if settings.model == "textknn":
-        # Titles and brands only: descriptions are long, repeat the boilerplate of the shop, and lower NDCG@10.
-        texts = [f"{title} {brand}" for title, brand in dataset.items.select("title", "brand").iter_rows()]
-        return _floor(settings.model).fit(texts, **own)  # type: ignore[no-any-return]
+        return _floor(settings.model).fit(_texts(dataset), **own)  # type: ignore[no-any-return]
     return _floor(settings.model).fit(split.train, len(dataset.items), **own)  # type: ignore[no-any-return]
+
+
+def _texts(dataset: Dataset) -> list[str]:
+    """Titles and brands only: descriptions are long, repeat the boilerplate of the shop, and lower NDCG@10."""
+    return [f"{title} {brand}" for title, brand in dataset.items.select("title", "brand").iter_rows()]

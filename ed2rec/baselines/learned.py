@@ -17,6 +17,7 @@ from ed2rec.baselines.sequences import of_histories
 from ed2rec.data.dataset import Histories
 from ed2rec.data.splits import Cases
 from ed2rec.errors import RunError
+from ed2rec.prior import TextPrior
 from ed2rec.recommender import Recommendations, top_k
 
 FILE = "weights.safetensors"
@@ -28,13 +29,16 @@ BATCH = 256
 class Learned:
     """score(j) = <state, v_j> + b_j, on the model's device, without dropout.
 
-    catalogue: K; population: U, beyond which users are unknown; longest: the latest items of a history that are read.
+    With a prior, score(j) = log softmax(<state, v> + b)_j + prior(j | history).
+    catalogue: K; population: U, beyond which users are unknown; longest: the latest items of a history that are read;
+    prior: what texts say beside the model, on its device.
     """
 
     model: SequenceModel
     catalogue: int
     population: int
     longest: int
+    prior: TextPrior | None = None
 
     @torch.inference_mode()
     def _scores(self, histories: Histories, users: NDArray[np.int64] | None) -> Tensor:
@@ -44,7 +48,10 @@ class Learned:
         ).to(next(self.model.parameters()).device)
         states = self.model.final(batch).float()
         table, bias = self.model.output()
-        return states @ table.T if bias is None else torch.addmm(bias, states, table.T)
+        scores = states @ table.T if bias is None else torch.addmm(bias, states, table.T)
+        if self.prior is None:
+            return scores
+        return scores.log_softmax(-1) + self.prior([histories[row] for row in range(len(histories))])
 
     def scores(self, histories: Histories, users: NDArray[np.int64] | None) -> NDArray[np.float32]:
         """(n, K)."""
@@ -69,6 +76,8 @@ class Learned:
 
     def save(self, folder: Path) -> None:
         save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, folder / FILE)
+        if self.prior is not None:
+            self.prior.save(folder)
 
     def load(self, folder: Path) -> Learned:
         """The weights in the folder, put into this model. RunError where they are of another one."""

@@ -2,13 +2,16 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from contracts import SavedRecommenderContract
 from shops import checkerboard, ring, told
+from small import shop
 from small_baselines import settings_of, trained, untrained
 
 from ed2rec import workflow
@@ -18,6 +21,7 @@ from ed2rec.config import for_model, groups_of, resolve
 from ed2rec.data.dataset import Histories
 from ed2rec.data.splits import leave_one_out
 from ed2rec.errors import ConfigError, DataError, RunError
+from ed2rec.prior import FILE, TextPrior, latent_semantics
 
 
 class LearnedContract(SavedRecommenderContract):
@@ -101,6 +105,34 @@ def test_metrics_of_a_run_say_how_it_was_trained(tmp_path):
     assert metrics["epochs"] == len(metrics["curve"]) == 4 and metrics["best_epoch"] in (3, 4)
     assert metrics["targets_per_epoch"] == 24 * 4 and metrics["parameters"] > 1000
     assert not list(tmp_path.glob(".run.*"))
+
+
+def test_texts_are_heard_beside_a_model_s_log_probabilities(tmp_path):
+    """One epoch, so that both runs have the same weights, whatever validation says."""
+    dataset = shop()
+    dataset.save(tmp_path / "shop")
+    for name, more in (("plain", []), ("both", ["prior=3", "prior_items=2"])):
+        workflow.train(tmp_path / "shop", tmp_path / name, settings_of("sasrec", "epochs=1", *more))
+    plain, both = (workflow.load(tmp_path / name).recommender for name in ("plain", "both"))
+    cases = leave_one_out(dataset.histories).test
+    texts = latent_semantics(dataset.items["title"].to_list())
+    prior = TextPrior(texts, 3, 2)([cases.histories[row] for row in range(len(cases))])
+    expected = torch.from_numpy(plain.scores(cases.histories, cases.users)).log_softmax(-1) + prior
+    found = both.scores(cases.histories, cases.users)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (found.argmax(1) != plain.scores(cases.histories, cases.users).argmax(1)).any()
+    goal = found[np.arange(len(cases)), cases.targets]
+    np.testing.assert_array_equal(both.ranks(cases), (found >= goal[:, None]).sum(1))
+    (tmp_path / "both" / FILE).unlink()
+    with pytest.raises(RunError, match=f"{FILE} is missing"):
+        workflow.load(tmp_path / "both")
+
+
+def test_texts_that_a_dataset_lacks_cannot_be_heard(tmp_path):
+    silent = ring().items.with_columns(title=pl.lit(""), brand=pl.lit(""))
+    replace(ring(), items=silent).save(tmp_path / "ring")
+    with pytest.raises(ConfigError, match=r"^baseline\.prior reads .* no item of this dataset has one: leave it 0$"):
+        workflow.train(tmp_path / "ring", tmp_path / "run", settings_of("sasrec", "prior=3"))
 
 
 def test_weights_of_another_model_are_refused_in_one_line(tmp_path):
