@@ -12,7 +12,10 @@ from ed2rec.environment import accelerators
 def hardware(device: torch.device) -> dict[str, Any]:
     """Of the figures that were measured on this device."""
     found: dict[str, Any] = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return found if device.type == "cpu" else found | {"accelerator": accelerators()[device.index or 0]}
+    if device.type == "cpu":
+        return found
+    known = [name for name in accelerators() if name.startswith(f"{device.type}:{device.index or 0}")]
+    return found | {"accelerator": known[0] if known else str(device)}
 
 
 def processor() -> str:

@@ -40,7 +40,8 @@ class BaselineSettings(Group):
     """Score with the item embeddings, in the models whose papers do; false: with a table of its own."""
     prior: float = Field(default=0.0, ge=0)
     """Weight of what titles and brands of the last items say about the next one, beside the model's log-probability
-    (`prior.py`), also where validation chooses the best epoch; 0 as in the papers."""
+    (`prior.py`), also where validation chooses the best epoch; 0 as in the papers. Meant for loss=softmax, whose scores
+    are logits."""
     prior_items: int = Field(default=2, ge=1)
     """How many of the last items the prior reads."""
     max_history: int = Field(default=50, ge=1, le=1000)

@@ -441,7 +441,7 @@ def bench(
     if json is not None and json != Path("-"):
         check_file(json)
     more = {name: value for name, value in {"peers": peers, "device": device, "shape": shape}.items() if value}
-    for name in more.keys() - TAKES.get(what, ()):
+    for name in (name for name in more if name not in TAKES.get(what, ())):
         takers = " and ".join(f"`ed2 bench {taker}`" for taker, options in TAKES.items() if name in options)
         raise ConfigError(f"--{name} {more[name]} goes with {takers}")
     if peers is not None:

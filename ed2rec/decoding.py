@@ -34,6 +34,7 @@ from ed2rec.vocabulary import IndexVocabulary, Kind
 
 Normalise = Literal["level", "vocabulary"]
 Prior = Callable[[np.ndarray], Tensor]  # (B,) numbers of prompts → (B, K) what is added to the score of every item
+USUAL_BEAM = 20  # for which the users of a batch are counted
 SHARED_PREFIX = 8  # a common beginning shorter than this is not worth a pass of its own
 
 
@@ -42,7 +43,8 @@ class Decoder:
 
     llm         any causal LM of transformers that takes position_ids and 4-D attention masks (sdpa or eager)
     normalise   over which tokens P sums to one: "level" or "vocabulary"; must be what training used
-    users       users per batch; by default what was fastest: 16 on a CPU (a batch stays in its caches), else 256
+    users       users per batch, fewer where a beam is wider than 20, so that the cache stays as large; by default what
+                was fastest: 16 on a CPU (a batch stays in its caches), else 256
     dtype       torch.bfloat16 to run the LLM under autocast; scores are float32 anyway
     kind        whose indices are decoded: "item" or "user"
 
@@ -96,7 +98,7 @@ class Decoder:
         self.llm.eval()
         try:
             with torch.autocast(self.llm.device.type, self.dtype, enabled=self.dtype is not None):
-                for rows in self._batches(prompts):
+                for rows in self._batches(prompts, width):
                     hopes = None if prior is None else paths.best_below(prior(rows))
                     best = self._search_batch(paths, [prompts[row] for row in rows], width, k, hopes)
                     items[rows, : best[0].shape[1]], scores[rows, : best[1].shape[1]] = (x.cpu() for x in best)
@@ -104,8 +106,8 @@ class Decoder:
             self.llm.train(training)
         return Recommendations(items, scores)
 
-    def _batches(self, prompts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Prompt numbers, `users` at a time, of similar length so that little is padded."""
+    def _batches(self, prompts: Sequence[np.ndarray], width: int) -> Iterator[np.ndarray]:
+        """Prompt numbers, so many at a time as fit, of similar length so that little is padded."""
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         if len(lengths) == 0:
             return
@@ -116,7 +118,8 @@ class Decoder:
                 f"1 to {room} before an index: shorten the history or the instruction"
             )
         order = np.argsort(lengths, kind="stable")
-        yield from np.array_split(order, -(-len(order) // self.users))
+        users = max(1, self.users * USUAL_BEAM // max(width, USUAL_BEAM))
+        yield from np.array_split(order, -(-len(order) // users))
 
     def _search_batch(
         self, paths: Paths, prompts: list[np.ndarray], width: int, k: int, hopes: list[Tensor] | None

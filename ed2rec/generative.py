@@ -79,11 +79,11 @@ class GenerativeRecommender:
     def recommend(self, histories: Histories, users: np.ndarray | None, k: int) -> Recommendations:
         """users: numbers, −1 for a user without index. Scores are sums of log-probabilities, and the prior's."""
         numbers = np.full(len(histories), -1) if users is None else users
-        shown = [before(int(user), histories[i][-self.max_history :]) for i, user in enumerate(numbers)]
-        asked = prompts(self.asked[0], shown, self.index)
+        slots = [before(int(user), histories[i][-self.max_history :]) for i, user in enumerate(numbers)]
+        questions = prompts(self.asked[0], slots, self.index)
         texts = self.prior
         prior = None if texts is None else lambda rows: texts([histories[int(i)] for i in rows])
-        return self.decoder.search(self.trie, asked, max(self.beam, k), k, prior)
+        return self.decoder.search(self.trie, questions, max(self.beam, k), k, prior)
 
 
 def save_wordings(folder: Path, spoken: Mapping[str, Sequence[str]]) -> None:

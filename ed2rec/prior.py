@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ed2rec.errors import ConfigError, RunError
+from ed2rec.data.texts import tfidf
+from ed2rec.errors import DataError, RunError
 
 FILE = "texts.safetensors"
 
@@ -71,11 +71,11 @@ class TextPrior:
 def latent_semantics(texts: Sequence[str], width: int = 256, seed: int = 0) -> Tensor:
     """(K, E) float32 rows of length 1: TF-IDF in its first E <= width singular directions (Deerwester et al. 1990).
 
-    A zero row for an item without a text, or whose words no direction holds. ConfigError where no item has a text.
+    A zero row for an item without a text, or whose words no direction holds. DataError where no text has a word.
     """
-    if not any(text.strip() for text in texts):
-        raise ConfigError("baseline.prior reads the items' texts, and no item of this dataset has one: leave it 0")
-    counted = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
+    counted = tfidf(texts)
+    if counted is None:
+        raise DataError("no item of this dataset has a word in its texts: leave the prior 0")
     if min(counted.shape) <= width:  # as it is: no directions could be left out
         return normalize(torch.from_numpy(counted.toarray()), dim=1)
     found = TruncatedSVD(width, random_state=seed).fit_transform(counted)

@@ -26,7 +26,7 @@ class BackboneSettings(Group):
     name: str = "tiny"
     """tiny (built here from the corpus), or a Hugging Face name or folder (`ed2 data fetch smollm2-135m` makes one)."""
     layers: int | None = Field(default=None, ge=1)
-    """Keep the first so many layers; none keeps all (tiny: 4)."""
+    """Keep the first so many layers; none keeps all (tiny: 4). The presets small and medium have 2, which is tiny's."""
     prune_vocabulary: bool = True
     """Keep only the tokens that the corpus and the instructions use (pretrained backbones)."""
     vocabulary: int = Field(default=4096, ge=300)

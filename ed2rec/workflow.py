@@ -99,7 +99,16 @@ def told(run: runs.RunFolder) -> list[str]:
     facts = run.metrics.get("facts", {})
     textless = [f"{facts[key]:,} {key}" for key in ("items without text", "users without text") if facts.get(key)]
     stand = [f"{' and '.join(textless)} stand at the mean of the others"] if textless else []
-    return [line for line in (*stand, *tasks_told(run), static_told(run)) if line]
+    return [line for line in (cut_told(run), *stand, *tasks_told(run), static_told(run)) if line]
+
+
+def cut_told(run: runs.RunFolder) -> str:
+    """That a pretrained LLM was cut, which presets made for `tiny` do by their size of it; "" for other runs."""
+    b = run.settings.backbone
+    if run.model != "ed2" or b.name == "tiny" or b.layers is None:
+        return ""
+    return (f"of {b.name} the first {b.layers} layers were kept (backbone.layers); "
+            "--set backbone.layers=null keeps all")  # fmt: skip
 
 
 def tasks_told(run: runs.RunFolder) -> list[str]:

@@ -73,6 +73,12 @@ def test_the_resolved_copy_reads_back_to_the_same_settings(tmp_path):
     assert resolve(file=tmp_path / "config.yaml") == settings
 
 
+def test_a_preset_that_names_a_pretrained_llm_keeps_all_its_layers():
+    """`medium`, on which `gpu` stands, has two layers, of `tiny`."""
+    named = [resolve(name).backbone for name in presets()]
+    assert {b.layers for b in named if b.name != "tiny"} == {None}
+
+
 def test_values_are_read_as_yaml():
     found = resolve(overrides=["training.lr=1e-4", "indexer.users=[]", "training.dense=false", "backbone.layers=null"])
     assert found.training.lr == 1e-4 and found.indexer.users == ()

@@ -30,6 +30,17 @@ def assert_ranks_all(found: Recommendations, exact: np.ndarray) -> None:
     np.testing.assert_allclose(found.scores[:, : exact.shape[1]], np.take_along_axis(exact, order, 1), atol=2e-5)
 
 
+def test_a_wider_beam_has_fewer_users_in_a_batch(monkeypatch):
+    """As many beams together, or a long list for everybody would fill a GPU at the end of an evaluation."""
+    world = small_catalogue(COLLIDING, users=8)
+    decoder, seen = Decoder(world.llm, world.vocabulary, users=4), []
+    prefill = decoder._prefill
+    monkeypatch.setattr(decoder, "_prefill", lambda prompts: seen.append(len(prompts)) or prefill(prompts))
+    for width in (5, 20, 40, 500):
+        decoder.search(Trie(COLLIDING), world.prompts, width, 3)
+    assert seen == [4, 4, 4, 4, 2, 2, 2, 2, *[1] * 8]
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("normalise", NORMALISE)
 @pytest.mark.parametrize("table", [COLLIDING, UNIQUE], ids=["colliding", "unique"])

@@ -316,6 +316,15 @@ def test_how_many_have_no_text_is_told_first():
     assert told == ["1,200 items without text stand at the mean of the others"]
 
 
+def test_a_pretrained_llm_that_was_cut_is_told_and_tiny_is_not():
+    def told(*overrides):
+        return workflow.told(RunFolder(Path("run"), resolve("medium", ["training.refreshes=0", *overrides]), {}, {}))
+
+    assert told() == told("backbone.name=some/model", "backbone.layers=null") == []
+    assert told("backbone.name=some/model") == ["of some/model the first 2 layers were kept (backbone.layers); "
+                                                "--set backbone.layers=null keeps all"]  # fmt: skip
+
+
 def test_an_index_that_had_no_steps_to_move_is_told_with_the_run_and_on_its_page(tmp_path):
     small.shop().save(tmp_path / "shop")
     told = {}

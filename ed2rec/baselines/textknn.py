@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ed2rec.baselines.sparse import latest, load_table, save_table, taken
 from ed2rec.data.dataset import Histories
+from ed2rec.data.texts import tfidf
 from ed2rec.recommender import Recommendations, top_k
 
 FILE = "textknn.npz"
@@ -36,10 +36,8 @@ class TextNeighbours:
     @classmethod
     def fit(cls, texts: Sequence[str], last: int = 3) -> TextNeighbours:
         """texts: one per item, "" where there is none."""
-        if not any(text.strip() for text in texts):
-            return cls(sparse.csr_matrix((len(texts), 1), dtype=np.float32), last)
-        vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, token_pattern=r"(?u)\b\w+\b")
-        return cls(vectorizer.fit_transform(texts).tocsr(), last)
+        counted = tfidf(texts)
+        return cls(sparse.csr_matrix((len(texts), 1), dtype=np.float32) if counted is None else counted, last)
 
     def scores(self, histories: Histories, users: NDArray[np.int64] | None) -> NDArray[np.float32]:
         """(n, K) in [-2L, L]; an empty history scores 0 everywhere."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from .dataset import Dataset
 
@@ -53,6 +55,18 @@ def _unescape(texts: pl.Series) -> pl.Series:
         return texts
     rows = escaped.arg_true()
     return texts.scatter(rows, [html.unescape(text) for text in texts.gather(rows)])
+
+
+def tfidf(texts: Sequence[str]) -> sparse.csr_matrix | None:
+    """(K, words) float32 TF-IDF with logarithmic counts (Salton & Buckley 1988), rows of length 1, or 0 without a word.
+
+    None where no text has a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # a second, which most commands need not wait
+
+    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, token_pattern=r"(?u)\b\w+\b")
+    if not any(re.search(r"\w", text) for text in texts):
+        return None
+    return vectorizer.fit_transform(texts).tocsr()
 
 
 def item_texts(dataset: Dataset, max_characters: int = 600) -> list[str]:

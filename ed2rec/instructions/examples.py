@@ -103,7 +103,7 @@ def lay_out(examples: Sequence[Example], index: IndexTokens) -> Tokens:
         for part in example.wording.parts:
             pieces.append(_words(part) if isinstance(part, np.ndarray) else _filled(example.slots[part], index))
             owners.append(owner)
-    values, kind, of_example, asked = _values(pieces, owners)
+    values, kind, of_example, wanted = _values(pieces, owners)
     ids = np.full((len(values), max(1, index.items.shape[1], index.users.shape[1])), -1, np.int64)
     ids[kind == TEXT, 0] = values[kind == TEXT]
     for of, table in ((ITEM, index.items), (USER, index.users)):
@@ -111,7 +111,7 @@ def lay_out(examples: Sequence[Example], index: IndexTokens) -> Tokens:
     value, level = np.nonzero(ids >= 0)  # a value is one word, or the tokens of an entity's index
     number = np.where(kind == TEXT, 0, values)
     lengths = np.bincount(of_example[value], minlength=len(examples))
-    return Tokens(ids[value, level], kind[value], number[value], level, asked[value], lengths)
+    return Tokens(ids[value, level], kind[value], number[value], level, wanted[value], lengths)
 
 
 def prompts(wording: Wording, slots: Sequence[Mapping[str, Slot]], index: IndexTokens) -> list[np.ndarray]:
@@ -142,7 +142,7 @@ def lengths_of(examples: Sequence[Example], items: np.ndarray, users: np.ndarray
 
 
 def _values(slots: Sequence[Slot], owners: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What fills the slots, behind one another, and of each value its kind, its slot's owner and if it is asked for."""
+    """What fills the slots, behind one another; of each value its kind, its slot's owner and if it is asked for."""
     counts = np.array([len(slot.values) for slot in slots], np.int64)
     values = np.concatenate([slot.values for slot in slots]).astype(np.int64) if slots else np.zeros(0, np.int64)
     place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -170,15 +170,16 @@ def collate(rows: Sequence[Sequence[Example]], index: IndexTokens, pad: int) -> 
     row = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     tokens = lay_out(examples, index)
     lengths = tokens.lengths
+    first = np.cumsum([0, *map(len, rows)])[row]  # example of each example's row
     before = np.cumsum(lengths) - lengths  # tokens of earlier examples, of all rows and then of their own
-    start = before - before[np.cumsum([0, *map(len, rows)])[row]]
-    segment = np.arange(len(examples)) - np.cumsum([0, *map(len, rows)])[row] + 1
+    start = before - before[first]
+    segment = np.arange(len(examples)) - first + 1
     position = np.arange(len(tokens.ids)) - np.repeat(before, lengths)
     width = int((start + lengths).max())
     at = np.repeat(row * width + start, lengths) + position
-    asked = np.flatnonzero(tokens.target & (position > 0))  # predicted at the place before
+    predicted = np.flatnonzero(tokens.target & (position > 0))  # at the place before
     task = np.array([example.task for example in examples])
-    shown = {
+    read = {
         "input_ids": tokens.ids,
         "position_ids": position,
         "segment": np.repeat(segment, lengths),
@@ -190,8 +191,8 @@ def collate(rows: Sequence[Sequence[Example]], index: IndexTokens, pad: int) -> 
     labels = {"labels": tokens.ids, "label_kind": tokens.kind, "label_level": tokens.level}
     nothing = {"input_ids": pad, "task": -1, "labels": -100, "label_kind": -1, "label_level": -1}
     columns = {name: np.full(len(rows) * width, nothing.get(name, 0), np.int64) for name in Batch._fields}
-    for name, values in shown.items():
+    for name, values in read.items():
         columns[name][at] = values
     for name, values in labels.items():
-        columns[name][at[asked] - 1] = values[asked]
+        columns[name][at[predicted] - 1] = values[predicted]
     return Batch(**{name: torch.from_numpy(column.reshape(len(rows), width)) for name, column in columns.items()})

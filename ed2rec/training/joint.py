@@ -26,8 +26,7 @@ class JointArguments(TrainingArguments):
     """TrainingArguments, and what joint training adds.
 
     index_lr  learning rate of the index generators
-    Defaults that differ: one process feeds itself (no workers), nothing is reported, plain AdamW with clipping at 1; no
-    step's loss is asked whether it is a number, for which a GPU would have to be waited for.
+    Defaults that differ: one process feeds itself (no workers), nothing is reported, plain AdamW with clipping at 1.
     Among several processes: generators have no gradient while the index rests, so DDP looks for unused parameters;
     buffers are told once and by every refresh, not at every step.
     """
@@ -38,7 +37,6 @@ class JointArguments(TrainingArguments):
     dataloader_pin_memory: bool = False
     disable_tqdm: bool = True
     max_grad_norm: float = 1.0
-    logging_nan_inf_filter: bool = False
     optim: Any = "adamw_torch"
     ddp_find_unused_parameters: bool | None = True
     ddp_broadcast_buffers: bool | None = False

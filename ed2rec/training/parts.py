@@ -100,7 +100,8 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     said = [*dict.fromkeys([*INSTRUCTIONS["open"], INSTRUCTIONS["question"][0], *spoken[SEQUENTIAL]]), HISTORY_FIRST,
             *(text for task in material.rows for text in spoken[task])]  # fmt: skip
     tokenizer, llm = _backbone(settings, [*texts.items, *texts.users, *said, *material.texts()])
-    progress("backbone", 1, 1, settings.backbone.name)
+    b = settings.backbone
+    progress("backbone", 1, 1, b.name if b.name == "tiny" or not b.layers else f"{b.name}, its first {b.layers} layers")
     # What cannot go together is found out before the texts are encoded.
     planned = IndexVocabulary(len(tokenizer), settings.indexer.items, settings.indexer.users)
     planned.check_room(llm, device, settings.backbone.untie)

@@ -109,13 +109,13 @@ def test_metrics_of_a_run_say_how_it_was_trained(tmp_path):
 
 def test_texts_are_heard_beside_a_model_s_log_probabilities(tmp_path):
     """One epoch, so that both runs have the same weights, whatever validation says."""
-    dataset = shop()
+    dataset = replace(shop(), items=shop().items.with_columns(brand=pl.col("title").str.slice(0, 4)))
     dataset.save(tmp_path / "shop")
     for name, more in (("plain", []), ("both", ["prior=3", "prior_items=2"])):
         workflow.train(tmp_path / "shop", tmp_path / name, settings_of("sasrec", "epochs=1", *more))
     plain, both = (workflow.load(tmp_path / name).recommender for name in ("plain", "both"))
     cases = leave_one_out(dataset.histories).test
-    texts = latent_semantics(dataset.items["title"].to_list())
+    texts = latent_semantics([f"{title} {brand}" for title, brand in dataset.items.select("title", "brand").rows()])
     prior = TextPrior(texts, 3, 2)([cases.histories[row] for row in range(len(cases))])
     expected = torch.from_numpy(plain.scores(cases.histories, cases.users)).log_softmax(-1) + prior
     found = both.scores(cases.histories, cases.users)
@@ -129,9 +129,9 @@ def test_texts_are_heard_beside_a_model_s_log_probabilities(tmp_path):
 
 
 def test_texts_that_a_dataset_lacks_cannot_be_heard(tmp_path):
-    silent = ring().items.with_columns(title=pl.lit(""), brand=pl.lit(""))
+    silent = ring().items.with_columns(title=pl.lit("- - !"), brand=pl.lit(""))
     replace(ring(), items=silent).save(tmp_path / "ring")
-    with pytest.raises(ConfigError, match=r"^baseline\.prior reads .* no item of this dataset has one: leave it 0$"):
+    with pytest.raises(DataError, match=r"^no item of this dataset has a word in its texts: leave the prior 0$"):
         workflow.train(tmp_path / "ring", tmp_path / "run", settings_of("sasrec", "prior=3"))
 
 

@@ -1,5 +1,6 @@
 """Histories → examples → rows → batches, against hand-written token lists and as properties."""
 
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -279,12 +280,19 @@ def test_batches_that_are_made_ahead_are_the_same_also_when_the_table_moves_or_a
     now = [INDEX]
     plain, ahead = batches_of(index=lambda: now[0]), batches_of(index=lambda: now[0], ahead=True)
     ahead.steps = plain.steps = 3 * plain.steps_per_epoch
-    start = plain.steps_per_epoch - 2
+    start, made = plain.steps_per_epoch - 2, []
+    make = ahead._make
+    ahead._make = lambda step, index: made.append((step, threading.current_thread())) or make(step, index)
     for step in range(start, plain.steps):
         if step == start + 4:
             moved = table_of([[1, 0], [1, 0], [0, 2], [2, 1], [1, 0]], (3, 3))
             now[0] = INDEX._replace(items=VOCABULARY.token_ids("item", moved))
         assert equal(ahead[step], plain[step])
+    here = [step for step, thread in made if thread is threading.current_thread()]
+    assert here == [start, start + 4], "the first one, and the first of the new table"
+    assert [step for step, thread in made if thread is not threading.current_thread()] == [
+        *range(start + 1, plain.steps)
+    ]
 
 
 def test_a_log_in_which_nobody_has_two_items_to_learn_from_is_refused():
