@@ -249,7 +249,8 @@ def _extended(
     for kind, branch in branches.items():
         start_rows(llm, vocabulary, branch, raw[kind])
     some = [text for text in texts.items if text][:16]
-    calm_head(llm, vocabulary, tokenizer(some, truncation=True, max_length=64)["input_ids"] if some else [])
+    read = tokenizer(some, truncation=True, max_length=64)["input_ids"] if some else []
+    calm_head(llm, vocabulary, [ids for ids in read if ids])
     if b.lora_rank:
         llm = add_lora(llm, b.lora_rank, b.lora_alpha, b.lora_dropout, b.lora_targets)
         vocabulary.train_rows(llm)
