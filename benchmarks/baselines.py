@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import peers
-from benchmarks.machine import processor
+from benchmarks.machine import hardware
 from benchmarks.memory import peak, resident
 from benchmarks.train import GAMES, ITEMS
 from ed2rec.baselines.bert4rec import BERT4Rec
@@ -65,7 +65,7 @@ def run(
     histories = made_up(users, items)
     figures: dict[str, Any] = {
         "benchmark": "baselines",
-        "hardware": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "hardware": hardware(torch.device("cpu")),
         "setting": {"users": users, "items": items, "interactions": len(histories.flat), "rounds": rounds,
                     "histories_per_step": BATCH, **SIZES},
         "peers": HOW if python is None else peer_versions(python),

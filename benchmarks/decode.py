@@ -202,7 +202,6 @@ class Generate:
             return self.follows[tuple(sentence[longest:].tolist())]
 
         device = self.llm.device
-
         found: Any = self.llm.generate(  # type: ignore[operator]
             tokens.to(device), attention_mask=mask.to(device),
             max_new_tokens=self.levels, num_beams=width, num_return_sequences=width,

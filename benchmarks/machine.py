@@ -1,12 +1,11 @@
 """What a benchmark says of its machine, and what the machine can do at best."""
 
-import platform
 import time
 from typing import Any
 
 import torch
 
-from ed2rec.environment import accelerators
+from ed2rec.environment import accelerators, processor
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -16,15 +15,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
         return found
     known = [name for name in accelerators() if name.startswith(f"{device.type}:{device.index or 0}")]
     return found | {"accelerator": known[0] if known else str(device)}
-
-
-def processor() -> str:
-    """The processor's name, as the figures of all benchmarks state it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def clock(device: torch.device) -> float:

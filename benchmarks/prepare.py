@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import processor
 from benchmarks.memory import peak
 from ed2rec.data.prepare import prepare
+from ed2rec.environment import processor
 
 CHUNK = 100_000  # reviews written at a time
 

@@ -49,7 +49,7 @@ def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GiB, accelerators (asked only where torch is loaded)."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": memory_gib(),
         "accelerators": accelerators() if "torch" in sys.modules else [],
@@ -85,7 +85,8 @@ def commit() -> str | None:
     return head + ("+" if changed else "") if tracked else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, as runs and benchmarks state it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 

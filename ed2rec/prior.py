@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sklearn.decomposition import TruncatedSVD
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -78,5 +77,7 @@ def latent_semantics(texts: Sequence[str], width: int = 256, seed: int = 0) -> T
         raise DataError("no item of this dataset has a word in its texts: leave the prior 0")
     if min(counted.shape) <= width:  # as it is: no directions could be left out
         return normalize(torch.from_numpy(counted.toarray()), dim=1)
+    from sklearn.decomposition import TruncatedSVD  # a second, which whoever recommends need not wait
+
     found = TruncatedSVD(width, random_state=seed).fit_transform(counted)
     return normalize(torch.from_numpy(np.ascontiguousarray(found, np.float32)), dim=1)

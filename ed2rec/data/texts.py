@@ -6,12 +6,15 @@ import html
 import math
 import re
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 from .dataset import Dataset
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # Characters kept of each field. A longer text is cut, never dropped (LC-Rec empties what reaches 2,000 characters).
 LIMITS = {

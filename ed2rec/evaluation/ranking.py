@@ -110,8 +110,7 @@ def evaluate(
         raise ValueError(f"the protocol reports metrics at 10: k must be at least 10, got {k}")
     start = time.perf_counter()
     count = len(cases.targets)
-    rooms = _rooms(cases.histories)
-    order = np.argsort(rooms, kind="stable") if exclude_history else np.arange(count)
+    order = np.argsort(_rooms(cases.histories), kind="stable") if exclude_history else np.arange(count)
     ranks = np.empty(count, np.int64)
     items, scores = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
     for low in range(0, count, batch):
