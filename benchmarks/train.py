@@ -17,6 +17,8 @@ import torch
 
 from benchmarks.decode import CODES, DTYPES, SHAPES, realistic_table
 from benchmarks.machine import clock, hardware, matrix_peak
+from ed2rec.adaptation import compile_layers
+from ed2rec.backbone import layers_of
 from ed2rec.data.dataset import Histories
 from ed2rec.device import choose_device, computing_type
 from ed2rec.indexers.contract import IndexTable
@@ -47,11 +49,13 @@ def run(
     rounds: int = 5,
     seconds: float = 4.0,
     device: str = "cpu",
+    compile: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Targets per second of each way, their ratio, and the share of the peak; about 3 minutes for `tiny`.
 
     dtypes: by default float32, and bfloat16 where the device computes in it; emulated, one step takes minutes.
+    compile: all ways with compiled layers; the first round, in which they are compiled, does not count.
     """
     place = choose_device(device, "--device")
     if dtypes is None:
@@ -60,10 +64,13 @@ def run(
     figures: dict[str, Any] = {
         "benchmark": "train",
         "hardware": hardware(place),
-        "setting": {"shape": shape, "users": users, "rounds": rounds, "instruction_tokens": INSTRUCTION},
-    }
+        "setting": {"shape": shape, "users": users, "rounds": rounds, "instruction_tokens": INSTRUCTION,
+                    "compiled": compile},
+    }  # fmt: skip
     for dtype in dtypes:
         model = joint_model(shape, DTYPES[dtype], place, seed)
+        if compile:
+            compile_layers(layers_of(model.llm))
         optimiser = torch.optim.AdamW(model.llm.parameters(), lr=1e-4, fused=True)  # as JointTrainer
         streams = {name: endless(batches(model, users, name != NAIVE, size * tokens, seed), place)
                    for name, tokens in WAYS.items()}  # fmt: skip

@@ -1,6 +1,7 @@
-"""An LLM that is too large to train as it is: LoRA adapters, weights of four bits, activations that are not kept."""
+"""An LLM that is too large to train as it is: LoRA adapters, weights of four bits, activations that are not kept; and
+one whose many small steps keep a GPU waiting: compiled layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from textwrap import shorten
@@ -79,6 +80,23 @@ def keep_less(llm: Any) -> None:
         ) from None
 
 
+def compile_layers(layers: Iterable[nn.Module]) -> None:
+    """Compile a decoder's layers for training, in place: fewer and larger kernels, so that a GPU waits for fewer.
+
+    One code for all of them and for batches of any size, made at the first step (about a minute). Decoding, which has
+    another shape at every token, goes through the layers as they were.
+    """
+    for layer in layers:
+        layer.forward = _in_training(layer, torch.compile(layer.forward, dynamic=True), layer.forward)
+
+
+def _in_training(layer: nn.Module, compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if layer.training else plain)(*args, **kwargs)
+
+    return forward
+
+
 def four_bits(name: str) -> dict[str, Any]:
     """What from_pretrained needs for weights of four bits (NF4, as in QLoRA), on the first GPU or the processor.
     BackboneError where the library is missing."""
@@ -91,6 +109,21 @@ def four_bits(name: str) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half if cuda else torch.float32
     )
     return {"quantization_config": how, "device_map": {"": torch.cuda.current_device() if cuda else "cpu"}}
+
+
+@contextmanager
+def compile_errors_explained() -> Iterator[None]:
+    """A compiler that is missing or gives up is one line: ConfigError."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # two seconds, for nobody else to wait
+
+        if not isinstance(error, BackendCompilerFailed):
+            raise
+        reason = shorten(str(error), 200, placeholder=" …")
+        raise ConfigError(f"the LLM's layers cannot be compiled here ({reason}): set training.compile=false, or "
+                          "install what torch.compile needs (a C++ compiler; Triton on a GPU)") from error  # fmt: skip
 
 
 @contextmanager

@@ -200,12 +200,19 @@ def _no_bar_for_gguf() -> Iterator[None]:
         modeling_gguf_pytorch_utils.tqdm = bar
 
 
-def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """Keep the first `layers` decoder layers, in place. BackboneError where there are fewer."""
+def layers_of(llm: Any) -> nn.ModuleList:
+    """The decoder's layers, in their order. BackboneError for an LLM that keeps them where nobody else does."""
     body = llm.get_decoder()
     stack = getattr(body, "layers", None) or getattr(body, "h", None)
     if not isinstance(stack, nn.ModuleList):
-        raise BackboneError(f"{type(llm).__name__} has no list of layers that could be cut: leave backbone.layers out")
+        raise BackboneError(f"{type(llm).__name__} has no list of layers: leave out backbone.layers and "
+                            "training.compile")  # fmt: skip
+    return stack
+
+
+def cut_layers(llm: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Keep the first `layers` decoder layers, in place. BackboneError where there are fewer."""
+    stack = layers_of(llm)
     if not 1 <= layers <= len(stack):
         raise BackboneError(f"backbone.layers is {layers}, but the backbone has {len(stack)}: give 1 to {len(stack)}")
     del stack[layers:]

@@ -71,7 +71,7 @@ class Shape(StrEnum):
     SMOLLM2 = "smollm2-135m"
 
 
-TAKES = {Bench.DECODE: ("device", "shape"), Bench.TRAIN: ("device", "shape"), Bench.INDEX: ("device",),
+TAKES = {Bench.DECODE: ("device", "shape"), Bench.TRAIN: ("device", "shape", "compile"), Bench.INDEX: ("device",),
          Bench.BASELINES: ("peers",)}  # fmt: skip
 
 
@@ -182,6 +182,7 @@ def tune(
         float | None, typer.Option(metavar="M", help="Most minutes of training and validation, likewise.")
     ] = None,
     preset: PresetOption = None,
+    config: Annotated[Path | None, typer.Option(help="YAML settings to start from, such as another best.yaml.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix one setting; repeatable.")
     ] = None,
@@ -190,7 +191,8 @@ def tune(
         bool, typer.Option("--resume", help="Go on with a search, perhaps with a larger budget.")
     ] = False,
 ) -> None:
-    """Search a model's settings by validation NDCG@10, its preset first, on a budget that is the same for every model.
+    """Search a model's settings by validation NDCG@10, on a budget that is the same for every model. What the presets
+    and --config say is tried first.
 
     \b
     Examples:
@@ -204,11 +206,13 @@ def tune(
     from ed2rec.trials import BEST, Limit, spent
     from ed2rec.tuning import tune as search
 
-    start = resolve(for_model(model, preset, None, set_ or ()), set_ or (), extra={"model": model, "seed": seed})
+    presets = for_model(model, preset, config, set_ or ())
+    start = resolve(presets, set_ or (), file=config, extra={"model": model, "seed": seed})
     space = space_of(model, keys_set(set_ or (), model))
     command = ["ed2", "tune", _portable(dataset), "--model", model, "--out", _portable(out), "--trials", str(trials)]
     command += [] if minutes is None else ["--minutes", f"{minutes:g}"]
     command += [word for name in preset or () for word in ("--preset", name)]
+    command += [] if config is None else ["--config", _portable(config)]
     command += [word for text in set_ or () for word in ("--set", text)] + ["--seed", str(seed)]
     with terminal.progress() as progress:
         found = search(dataset, out, start, space, limit=Limit(trials, minutes), resume=resume,
@@ -424,13 +428,16 @@ def bench(
         Shape | None,
         typer.Option(help="For decode and train: of the LLM, whose weights are random.", show_default="tiny"),
     ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="For train: with compiled layers, as training.compile.")
+    ] = False,
 ) -> None:
     """Measure speed on this machine, as ratios within one run.
 
     \b
     Examples:
       ed2 bench decode --json decode.json
-      ed2 bench train --device cuda --shape smollm2-135m
+      ed2 bench train --device cuda --shape smollm2-135m --compile
       ed2 bench baselines --peers peers/bin/python
     """
     from importlib import import_module
@@ -440,10 +447,12 @@ def bench(
 
     if json is not None and json != Path("-"):
         check_file(json)
-    more = {name: value for name, value in {"peers": peers, "device": device, "shape": shape}.items() if value}
+    more = {name: value for name, value in
+            {"peers": peers, "device": device, "shape": shape, "compile": compile_}.items() if value}  # fmt: skip
     for name in (name for name in more if name not in TAKES.get(what, ())):
         takers = " and ".join(f"`ed2 bench {taker}`" for taker, options in TAKES.items() if name in options)
-        raise ConfigError(f"--{name} {more[name]} goes with {takers}")
+        given = f"--{name}" if more[name] is True else f"--{name} {more[name]}"
+        raise ConfigError(f"{given} goes with {takers}")
     if peers is not None:
         more["python"] = more.pop("peers")
     with terminal.progress() as progress:

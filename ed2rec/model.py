@@ -12,7 +12,7 @@ and the items that an example shows and does not ask for carry the sum.
 Shape letters: R rows, T tokens, M levels, N codes, H LLM width, n entities of a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, cast
 
@@ -104,6 +104,14 @@ class JointOutput(NamedTuple):
     task_tokens: Tensor  # (tasks,) how many these are
 
 
+class Alone(NamedTuple):
+    """Entities whose index tokens the LLM reads by themselves, for L_ID (Eq. 8)."""
+
+    branch: Branch
+    numbers: Tensor  # (n,)
+    embedded: Tensor  # (n, L, H) their tokens, behind a start token where the LLM has one
+
+
 class Answers(NamedTuple):
     """What can be asked for in one place: the codes of a level, suffixes or words."""
 
@@ -178,12 +186,14 @@ class JointModel(nn.Module):
 
     def forward(self, batch: Batch) -> JointOutput:
         """Named losses of a batch. With a share, L_LLM is of its rows and weighted so that the mean over the processes
-        is the whole batch's; generators and contrasts see the whole batch in every process, so their losses are equal.
+        is the whole batch's; generators and contrasts see the whole batch in every process, so their losses are equal,
+        but for what is dropped where L_ID reads.
         """
         entities = self._entities(batch) if self.moving else {}
         mine, weight = self._share_of(batch)
+        alone = self._alone(batch, entities) if self.regulator.beta1 else []
         with self._own_dropout():
-            hidden = self._states(mine, entities)
+            hidden, *apart = self._read(mine, self._embedded(mine, entities), [one.embedded for one in alone])
         nll = self._token_losses(hidden, mine)
         supervised = mine.label_kind >= 0
         losses = {"llm": weight * nll.sum() / max(1, int(supervised.sum()))}
@@ -193,9 +203,9 @@ class JointModel(nn.Module):
             weights = {name: self.reconstruction * weight for name, weight in LOSS_WEIGHTS.items() if weight}
             losses |= {f"{name}_{kind}": weight * own[name] for name, weight in weights.items() if weight}
             losses |= self.regulator.token(kind, found.quantised)
-        if self.regulator.beta1:
-            for branch in self.branches():
-                losses |= self._alignment(branch, batch, entities.get(branch.kind))
+        for (branch, numbers, _), states in zip(alone, apart, strict=True):
+            index = states[:, -branch.codes.shape[1] :].mean(1)
+            losses |= self.regulator.index(branch.kind, index, branch.teacher[numbers], numbers)
         task = mine.task[supervised]
         per_task = torch.bincount(task, weights=nll.detach()[supervised]), torch.bincount(task)
         return JointOutput(torch.stack(list(losses.values())).sum(), losses, batch.targets, *per_task)
@@ -251,8 +261,38 @@ class JointModel(nn.Module):
         ]
         return Entities(numbers, quantised, torch.stack(nudges, 1))
 
+    def _alone(self, batch: Batch, entities: dict[str, Entities]) -> list[Alone]:
+        """Some entities of the batch of either kind, those that have a text; nobody where fewer than two have one."""
+        found: list[Alone] = []
+        embed, tokens = self.llm.get_input_embeddings(), self.index_tokens()
+        for branch in self.branches():
+            shown = entities.get(branch.kind)
+            if shown is not None:
+                numbers = shown.numbers
+            else:
+                numbers = batch.number[batch.kind == (ITEM if branch.kind == "item" else USER)].unique()
+            known = branch.teacher[numbers].abs().sum(-1) > 0
+            chosen = torch.nonzero(known).squeeze(-1)
+            chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[: self.align]]
+            if len(chosen) < 2:
+                continue
+            numbers = numbers[chosen]
+            table = tokens.items if branch.kind == "item" else tokens.users
+            ids = torch.as_tensor(table[numbers.cpu().numpy(), : branch.codes.shape[1]], device=numbers.device)
+            embedded = embed(ids)
+            if shown is not None:
+                embedded = embedded + shown.nudge_nMH[chosen].to(embedded)
+            if self.bos is not None:
+                embedded = torch.cat([embed(ids.new_full((len(ids), 1), self.bos)), embedded], 1)
+            found.append(Alone(branch, numbers, embedded))
+        return found
+
     def _states(self, batch: Batch, entities: dict[str, Entities]) -> Tensor:
         """(R, T, H) last states of the decoder body."""
+        return self._read(batch, self._embedded(batch, entities))[0]
+
+    def _embedded(self, batch: Batch, entities: dict[str, Entities]) -> Tensor:
+        """(R, T, H) rows of the embedding, with the generators' part in their gradient."""
         embedded = self.llm.get_input_embeddings()(batch.input_ids)
         if self.gradient == "input_st":
             asked = F.pad(batch.labels[:, :-1] >= 0, (1, 0))
@@ -262,7 +302,21 @@ class JointModel(nn.Module):
                 row = torch.searchsorted(found.numbers, batch.number[at])
                 nudge = found.nudge_nMH[row, batch.level[at]]
                 embedded = embedded.index_put((at,), nudge.to(embedded), accumulate=True)
-        return self._body(embedded, batch.position_ids, _block_causal(batch.segment))
+        return embedded
+
+    def _read(self, batch: Batch, embedded: Tensor, alone: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Last states of the batch (R, T, H), and of each (n, L, H) of sequences that are read alone, in one pass: they
+        fill further rows, as a pass of their own takes a GPU as long as the batch's."""
+        width = max(embedded.shape[1], *(sequences.shape[1] for sequences in alone), 0)
+        blocks = [(embedded, batch.position_ids, batch.segment), *(_rows_of(sequences, width) for sequences in alone)]
+        rows, positions, segments = (torch.cat([_as_wide(block, width) for block in part])
+                                     for part in zip(*blocks, strict=True))  # fmt: skip
+        states = self._body(rows, positions, _block_causal(segments))
+        of_batch, *others = states.split([len(block) for block, _, _ in blocks])
+        read = [of_batch[:, : embedded.shape[1]]]
+        for of_block, (block, _, _), sequences in zip(others, blocks[1:], alone, strict=True):
+            read.append(of_block[:, : block.shape[1]].reshape(-1, *sequences.shape[1:])[: len(sequences)])
+        return read
 
     def _body(self, embedded: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         embedded = F.dropout(embedded, self.dropout, self.training)
@@ -305,37 +359,28 @@ class JointModel(nn.Module):
         return (Answers(kind, level, place.start, *rows)
                 for (kind, level, place), *rows in zip(asked, weights, biases, strict=False))  # fmt: skip
 
-    def _alignment(self, branch: Branch, batch: Batch, found: Entities | None) -> dict[str, Tensor]:
-        """L_ID (Eq. 8) over some entities of the batch: their index tokens, read alone, against their text."""
-        if found is not None:
-            numbers = found.numbers
-        else:
-            numbers = batch.number[batch.kind == (ITEM if branch.kind == "item" else USER)].unique()
-        known = branch.teacher[numbers].abs().sum(-1) > 0
-        chosen = torch.nonzero(known).squeeze(-1)
-        chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[: self.align]]
-        if len(chosen) < 2:
-            return {}
-        table = self.vocabulary.token_ids(branch.kind, branch.table)
-        ids = torch.as_tensor(table[numbers[chosen].cpu().numpy(), : branch.codes.shape[1]], device=numbers.device)
-        embedded = self.llm.get_input_embeddings()(ids)
-        if found is not None:
-            embedded = embedded + found.nudge_nMH[chosen].to(embedded)
-        if self.bos is not None:
-            start = self.llm.get_input_embeddings()(ids.new_full((len(ids), 1), self.bos))
-            embedded = torch.cat([start, embedded], 1)
-        length = embedded.shape[1]
-        positions = torch.arange(length, device=ids.device).expand(len(ids), -1)
-        mask = _block_causal(torch.ones(len(ids), length, dtype=torch.long, device=ids.device))
-        states = self._body(embedded, positions, mask)[:, length - ids.shape[1] :].mean(1)
-        return self.regulator.index(branch.kind, states, branch.teacher[numbers[chosen]], numbers[chosen])
-
     def _drop(self, part: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         if not part.training or not self.dropout:  # the LLM's own mode: decoding sets it, also in the midst of training
             return output
         if isinstance(output, tuple):
             return (F.dropout(output[0], self.dropout), *output[1:])
         return F.dropout(output, self.dropout)
+
+
+def _rows_of(sequences: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, L, H) sequences side by side in rows of at most `width` tokens, with positions and segments (R, T)."""
+    count, length, hidden = sequences.shape
+    in_row = width // length
+    rows = -(-count // in_row)
+    side_by_side = F.pad(sequences, (0, 0, 0, 0, 0, rows * in_row - count)).view(rows, in_row * length, hidden)
+    place = torch.arange(in_row * length, device=sequences.device).expand(rows, -1)
+    return side_by_side, place % length, place // length + 1
+
+
+def _as_wide(block: Tensor, width: int) -> Tensor:
+    """(R, T) or (R, T, H) with zeros behind its tokens, which is padding, up to so many."""
+    missing = (0, width - block.shape[1])
+    return F.pad(block, missing if block.ndim == 2 else (0, 0, *missing))
 
 
 def _block_causal(segment: Tensor) -> Tensor:

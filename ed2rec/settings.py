@@ -148,6 +148,9 @@ class TrainingSettings(Group):
     """How often the state is saved on the way, so that --resume can go on from there."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
+    compile: bool = False
+    """Compile the LLM's layers for training (torch.compile): about a minute once, then faster steps on a GPU, which a
+    deep, narrow LLM keeps waiting otherwise."""
     bf16: bool | Literal["auto"] = "auto"
     """bfloat16 for the LLM; auto: where the processor computes in it."""
     device: str = "auto"

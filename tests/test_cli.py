@@ -86,6 +86,7 @@ def test_usage_errors_are_one_line_with_a_hint(ask):
     assert "ed2 bench baselines" in refused(ask("bench", "decode", "--peers", "python"))
     assert "ed2 bench decode" in refused(ask("bench", "prepare", "--device", "cpu"))
     assert "--shape tiny goes with `ed2 bench decode`" in refused(ask("bench", "index", "--shape", "tiny"))
+    assert "--compile goes with `ed2 bench train`" in refused(ask("bench", "decode", "--compile"))
     assert "'smollm2-135m'" in refused(ask("bench", "train", "--shape", "large"))
     assert "--device = 'nothing'" in refused(ask("bench", "index", "--device", "nothing"))
     assert "'--k'" in refused(ask("recommend", "x", "--user", "1", "--k", "many"))

@@ -1,18 +1,22 @@
 """The joint model: what packing, dense supervision and the straight-through route must not change, and where the
 gradient of the recommendation loss goes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from small import World, example, joint_world, suffixed
 from torch import Tensor, nn
 
-from ed2rec.adaptation import keep_less
+from ed2rec.adaptation import compile_errors_explained, compile_layers, keep_less
+from ed2rec.backbone import layers_of
 from ed2rec.decoding import constrained_beam_search, exact_scores
+from ed2rec.errors import ConfigError
 from ed2rec.indexers.contract import IndexTable
 from ed2rec.instructions.examples import ITEM, USER, Batch, prompt
 from ed2rec.instructions.sequential import before
-from ed2rec.model import JointOutput
+from ed2rec.model import JointOutput, _block_causal
 from ed2rec.regulator import Regulator
 from ed2rec.trie import Trie
 
@@ -370,6 +374,24 @@ def test_the_alignment_pulls_index_tokens_and_generators_and_not_the_text():
     assert rows[model.vocabulary.slice_of("item", 0)].abs().max() > 0
 
 
+@pytest.mark.parametrize("llm", LLMS)
+def test_sequences_read_beside_a_batch_have_the_states_of_passes_of_their_own(llm):
+    """Fewer tokens than a row has, and more than it has room for; the batch's own states stay."""
+    world = joint_world(llm=llm)
+    model, batch = world.model, world.batch(EXAMPLES[:1])
+    embedded = model._embedded(batch, {})
+    _, width, hidden = embedded.shape
+    alone = [torch.randn(9, 4, hidden), torch.randn(2, width + 3, hidden)]
+    together = model._read(batch, embedded, alone)
+    segments = [torch.ones(part.shape[:2], dtype=torch.long) for part in alone]
+    apart = [model._read(batch, embedded)[0]] + [
+        model._body(part, torch.arange(part.shape[1]).expand(len(part), -1), _block_causal(segment))
+        for part, segment in zip(alone, segments, strict=True)
+    ]
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_entities_without_text_are_not_aligned():
     world = joint_world(regulator=Regulator(1, 0), reconstruction=0.0)
     batch = world.batch([example([0, 1, 2, 3])])
@@ -438,6 +460,54 @@ def test_activations_that_are_computed_again_give_the_same_losses_and_gradients(
         assert (gradient is None) == (again[name] is None), name
         if gradient is not None:
             torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_compiled_layers_give_the_same_losses_and_gradients_and_leave_decoding_alone(llm, monkeypatch):
+    """One code for both layers and for two sizes of a batch; the compiler's part is left out, for it takes a minute."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    found = []
+    for compiled in (False, True):
+        world = joint_world(llm=llm, dropout=0.3)
+        model = world.model.train()
+        if compiled:
+            compile_layers(layers_of(model.llm))
+        for rows in (EXAMPLES[:1],), (EXAMPLES[:2], EXAMPLES[2:]):
+            model.zero_grad()
+            torch.manual_seed(3)
+            out = model(world.batch(*rows))
+            out.loss.backward()
+        found.append((out.losses, {name: weight.grad for name, weight in model.named_parameters()}))
+    assert len(graphs) == 1
+    model.llm.eval()
+    model.llm(torch.tensor([[1, 2, 3]]))
+    assert len(graphs) == 1
+    (losses, gradients), (others, again) = found
+    for name, loss in losses.items():
+        torch.testing.assert_close(others[name], loss, rtol=1e-5, atol=1e-6)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiler_that_gives_up_is_one_line(monkeypatch):
+    def backend(graph, inputs):
+        raise OSError("no compiler here")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    world = joint_world()
+    compile_layers(layers_of(world.model.llm))
+    with pytest.raises(ConfigError, match=r"cannot be compiled here .*no compiler here.*training\.compile=false"), \
+            compile_errors_explained():  # fmt: skip
+        world.model.train()(world.batch(EXAMPLES))
 
 
 def test_half_precision_is_for_the_llm_alone():

@@ -258,6 +258,11 @@ def test_the_best_settings_are_a_preset_that_trains_as_the_trial_did(shop, model
     run = workflow.load(shop / "run")
     assert all(spaces.value_of(run.folder.settings, key) == value for key, value in best["values"].items())
     assert workflow.evaluate_run(run, "valid").metrics["NDCG@10"] == pytest.approx(best["valid"]["NDCG@10"])
+    arguments = ["--model", model, "--out", "on", "--trials", "1", "--config", str(file), "--seed", "7"]
+    assert run_command(["tune", str(shop / "shop"), *arguments]) == 0
+    (first,) = lines(shop / "on")
+    assert first["values"].items() >= best["values"].items(), "a search that starts there tries it first"
+    assert "--trials 1 --config best.yaml --seed 7" in (shop / "on/best.yaml").read_text()
 
 
 def test_a_preset_of_the_best_comes_to_the_same_on_top_of_the_models_own(tmp_path, monkeypatch):
@@ -411,6 +416,7 @@ def test_a_space_that_is_not_one_is_refused(tmp_path, text, expected):
         ("tune shop --model hgn --set model=sasrec --out new", "--set model=sasrec is another model than --model hgn"),
         ("tune shop --model hgn --preset sasrec --out new", "preset sasrec is for sasrec"),
         ("tune shop --model fdsa --out new", "categories"),
+        ("tune shop --model markov --config nowhere.yaml --out new", "nowhere.yaml"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_everything_as_it_was(shop, capsys, command, expected):

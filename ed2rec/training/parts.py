@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ed2rec.adaptation import add_lora, check_targets, keep_less, merge_lora
-from ed2rec.backbone import build_tiny, load_backbone, prune_vocabulary, untie
+from ed2rec.adaptation import add_lora, check_targets, compile_layers, keep_less, merge_lora
+from ed2rec.backbone import build_tiny, layers_of, load_backbone, prune_vocabulary, untie
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import leave_one_out
 from ed2rec.data.texts import item_texts, user_texts
@@ -256,6 +256,8 @@ def _extended(
         vocabulary.train_rows(llm)
     if settings.training.gradient_checkpointing:
         keep_less(llm)
+    if settings.training.compile:
+        compile_layers(layers_of(llm))
     return vocabulary, llm
 
 

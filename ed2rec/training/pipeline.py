@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers.integrations import get_available_reporting_integrations
 
-from ed2rec.adaptation import memory_errors_explained
+from ed2rec.adaptation import compile_errors_explained, memory_errors_explained
 from ed2rec.backbone import quiet_libraries
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import Cases, leave_one_out
@@ -39,6 +39,7 @@ from ed2rec.training.workspace import clear, go_on_from, record_of
 
 
 @memory_errors_explained()
+@compile_errors_explained()
 def train_ed2(
     dataset: Dataset,
     settings: Settings,
