@@ -307,7 +307,7 @@ class JointModel(nn.Module):
     def _read(self, batch: Batch, embedded: Tensor, alone: Sequence[Tensor] = ()) -> list[Tensor]:
         """Last states of the batch (R, T, H), and of each (n, L, H) of sequences that are read alone, in one pass: they
         fill further rows, as a pass of their own takes a GPU as long as the batch's."""
-        width = max(embedded.shape[1], *(sequences.shape[1] for sequences in alone), 0)
+        width = max(sequences.shape[1] for sequences in (embedded, *alone))
         blocks = [(embedded, batch.position_ids, batch.segment), *(_rows_of(sequences, width) for sequences in alone)]
         rows, positions, segments = (torch.cat([_as_wide(block, width) for block in part])
                                      for part in zip(*blocks, strict=True))  # fmt: skip
