@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.decode import CODES, DTYPES, SHAPES, realistic_table
 from benchmarks.machine import clock, hardware, matrix_peak
-from ed2rec.adaptation import compile_layers
+from ed2rec.adaptation import compile_errors_explained, compile_layers
 from ed2rec.backbone import layers_of
 from ed2rec.data.dataset import Histories
 from ed2rec.device import choose_device, computing_type
@@ -41,6 +41,7 @@ WAYS = {"dense packed": 4096, "dense packed, small steps": 768, NAIVE: 4096}  # 
 ACCELERATED = 8  # times as much in a step of an accelerator
 
 
+@compile_errors_explained()
 def run(
     progress: Callable[[str, int, int, str], None] | None = None,
     shape: str = "tiny",
@@ -55,7 +56,7 @@ def run(
     """Targets per second of each way, their ratio, and the share of the peak; about 3 minutes for `tiny`.
 
     dtypes: by default float32, and bfloat16 where the device computes in it; emulated, one step takes minutes.
-    compile: all ways with compiled layers; the first round, in which they are compiled, does not count.
+    compile: all ways with compiled layers; the first round, in which most of the compiling is done, does not count.
     """
     place = choose_device(device, "--device")
     if dtypes is None:

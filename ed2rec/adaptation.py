@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from textwrap import shorten
+from types import MethodType
 from typing import Any
 
 import torch
@@ -83,18 +84,42 @@ def keep_less(llm: Any) -> None:
 def compile_layers(layers: Iterable[nn.Module]) -> None:
     """Compile a decoder's layers for training, in place: fewer and larger kernels, so that a GPU waits for fewer.
 
-    One code for all of them and for batches of any size, made at the first step (about a minute). Decoding, which has
-    another shape at every token, goes through the layers as they were.
+    All of them share a code, made at the first step (about a minute), and so do batches of nearly all sizes. Decoding,
+    which has another shape at every token, goes through the layers as they were.
     """
+    torch.compiler.reset()  # or a search's ninth training would find the cache full, and go on uncompiled
     for layer in layers:
-        layer.forward = _in_training(layer, torch.compile(layer.forward, dynamic=True), layer.forward)
+        layer.forward = MethodType(_compiled_in_training(type(layer).forward), layer)
 
 
-def _in_training(layer: nn.Module, compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return (compiled if layer.training else plain)(*args, **kwargs)
+def _compiled_in_training(plain: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(plain, dynamic=True)
+
+    def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (compiled if layer.training else plain)(layer, *args, **kwargs)
 
     return forward
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small for the device, so that a missing compiler is found before minutes of other work."""
+    torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+
+
+@contextmanager
+def compile_errors_explained() -> Iterator[None]:
+    """A compiler that is missing or gives up is one line: ConfigError."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # two seconds, for nobody else to wait
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = shorten(str(error).partition("Set TORCHDYNAMO_VERBOSE")[0], 200, placeholder=" …")
+        raise ConfigError(f"the LLM's layers cannot be compiled here ({reason}): set training.compile=false (in "
+                          "ed2 bench leave out --compile), or install what torch.compile needs (a C++ compiler; Triton "
+                          "on a GPU)") from error  # fmt: skip
 
 
 def four_bits(name: str) -> dict[str, Any]:
@@ -109,21 +134,6 @@ def four_bits(name: str) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half if cuda else torch.float32
     )
     return {"quantization_config": how, "device_map": {"": torch.cuda.current_device() if cuda else "cpu"}}
-
-
-@contextmanager
-def compile_errors_explained() -> Iterator[None]:
-    """A compiler that is missing or gives up is one line: ConfigError."""
-    try:
-        yield
-    except RuntimeError as error:
-        from torch._dynamo.exc import BackendCompilerFailed  # two seconds, for nobody else to wait
-
-        if not isinstance(error, BackendCompilerFailed):
-            raise
-        reason = shorten(str(error), 200, placeholder=" …")
-        raise ConfigError(f"the LLM's layers cannot be compiled here ({reason}): set training.compile=false, or "
-                          "install what torch.compile needs (a C++ compiler; Triton on a GPU)") from error  # fmt: skip
 
 
 @contextmanager

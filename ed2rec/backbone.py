@@ -205,8 +205,8 @@ def layers_of(llm: Any) -> nn.ModuleList:
     body = llm.get_decoder()
     stack = getattr(body, "layers", None) or getattr(body, "h", None)
     if not isinstance(stack, nn.ModuleList):
-        raise BackboneError(f"{type(llm).__name__} has no list of layers: leave out backbone.layers and "
-                            "training.compile")  # fmt: skip
+        raise BackboneError(f"{type(llm).__name__} has no list of layers, which backbone.layers and "
+                            "training.compile need: leave them out")  # fmt: skip
     return stack
 
 

@@ -106,8 +106,8 @@ def for_model(
         raise ConfigError(f"--set model={in_set} is another model than --model {model}: leave one of the two out")
     if model and not in_set and in_file not in (None, model):
         check_model(model)
-        raise ConfigError(f"{file} is for {in_file}, not for {model}: leave one of the two out (--set model={model} in "
-                          f"place of --model takes what {file} sets otherwise)")  # fmt: skip
+        raise ConfigError(f"{file} is for {in_file}, not for {model}: leave one of the two out (--set model={model} "
+                          f"beside or in place of --model takes what {file} sets otherwise)")  # fmt: skip
     wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
     check_model(wanted)
     for name, of in named:

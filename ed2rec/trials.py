@@ -42,7 +42,7 @@ class Limit:
 
     def check(self) -> None:
         if self.trials < 1:
-            raise ConfigError(f"--trials {self.trials}, allowed: 1 or more; 1 is the model's preset alone")
+            raise ConfigError(f"--trials {self.trials}, allowed: 1 or more; 1 is the start alone")
         if self.minutes is not None and self.minutes <= 0:
             raise ConfigError(f"--minutes {self.minutes:g}, allowed: more than 0, or leave it out for no limit")
 

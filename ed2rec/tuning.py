@@ -5,12 +5,12 @@
     FOLDER/study           Optuna's journal of the same trials, for --resume and for Optuna's own tools
     FOLDER/best.yaml       the best settings as a preset, kept up to date
 
-Trial 0 is the start (the model's preset), so that a search is never worse than it. Each later one is what a
-tree-structured Parzen estimator asks for, never the same twice; it is given up where its best validation NDCG@10 is
-below the median of those before it at the same point, but no baseline's before it has had as many epochs as the best
-so far had in all: a small learning rate has the time that a large one had. What is drawn follows from seed and number
-alone, so a search that was interrupted goes on as if it had not been, but for the trial that it was in, which is tried
-again.
+Trial 0 is the start (the model's preset, and what --preset and --config put on it), so that a search is never worse
+than it. Each later one is what a tree-structured Parzen estimator asks for, never the same twice; it is given up where
+its best validation NDCG@10 is below the median of those before it at the same point, but no baseline's before it has
+had as many epochs as the best so far had in all: a small learning rate has the time that a large one had. What is drawn
+follows from seed and number alone, so a search that was interrupted goes on as if it had not been, but for the trial
+that it was in, which is tried again.
 """
 
 from __future__ import annotations

@@ -25,13 +25,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ed2rec import runs, terminal, workflow
-from ed2rec.config import Settings, differences, nearest, resolve, what_is_read
+from ed2rec.config import Settings, differences, nearest, preset_names, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import commit, hardware
 from ed2rec.errors import ConfigError, Ed2Error, RunError
@@ -78,13 +79,16 @@ class Request:
     def settings(self, variant: Variant, seed: int) -> Settings:
         """Base presets, the variant's where it stands below, `--set`, then what makes the variant; read once.
 
-        ConfigError where they do not go together: "epochs=1" with a model that is not trained.
+        ConfigError where they do not go together: "epochs=1" with a model that is not trained, another model's preset.
         """
         if (variant, seed) not in self.resolved:
             own = [variant.preset] if variant.preset else []
             base, top = ([*self.presets, *own], []) if variant.below else (self.presets, own)
             changes = {key: value for preset in top for key, value in differences(preset).items()}
             settings = resolve(base, [*self.overrides, *variant.settings], extra={**changes, "seed": seed})
+            for name in preset_names(self.presets):
+                if (model := differences(name).get("model", settings.model)) != settings.model:
+                    raise ConfigError(f"preset {name} is for {model}, not for {settings.model}")
             self.resolved[variant, seed] = settings
         return self.resolved[variant, seed]
 
@@ -133,12 +137,14 @@ def ask(
     if given.toy:
         folders, given.overrides = [given.out / "toy-dataset"], [*toy.SETTINGS, *given.overrides]
         if not folders[0].exists():
-            given.out.mkdir(parents=True, exist_ok=True)
+            _make_folder(given.out)
             toy.shop().save(folders[0])
     elif not folders[0].exists() and (SHELF / folders[0]).exists():
         folders = [SHELF / folders[0]]
+    if set_model := [text for text in given.overrides if text.split("=")[0] == "model"]:
+        raise ConfigError(f"--set {set_model[0]}: a row says itself which model it has; leave it out")
     dataset = Dataset.load(folders[0])
-    given.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(given.out)
     return Request(
         dataset=folders[0],
         out=given.out,
@@ -152,6 +158,13 @@ def ask(
         data=dataset.checksum(),
         items=dataset.items,
     )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be a folder: {error.strerror}") from None
 
 
 def collect(request: Request, measure: Measure | None = None, file: str = "results.jsonl") -> list[Row]:
@@ -206,6 +219,9 @@ def command(main: Callable[[], object]) -> None:
     except Ed2Error as error:
         print(f"ed2: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("ed2: interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
 
 
 def _leave_out(request: Request, name: str, error: Ed2Error, where: str = "") -> None:
@@ -217,8 +233,15 @@ def _make(request: Request, variant: Variant, seed: int, measure: Measure, path:
     settings, folder, start = request.settings(variant, seed), run_folder(request, variant, seed), time.perf_counter()
     with terminal.progress() as progress:
         if not _complete(folder, settings):
+            train = partial(workflow.train, request.dataset, folder, settings, progress=progress)
             resume = bool(runs.complete_checkpoints(runs.workspace(folder)))
-            workflow.train(request.dataset, folder, settings, resume=resume, progress=progress)
+            try:
+                train(resume=resume)
+            except RunError as error:
+                if not resume:
+                    raise
+                terminal.say(f"{variant.name}, seed {seed}, begun anew: {error}")
+                train(resume=False)
     trained = time.perf_counter() - start
     run = workflow.load(folder, request.dataset)
     row = {

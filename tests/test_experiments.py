@@ -3,6 +3,7 @@
 import importlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_a_variant_stands_above_the_base_and_above_single_settings(variant, base
 
 @pytest.mark.parametrize("dataset", ["toy", "Industrial"])  # the model's own preset, and what a search has found
 def test_the_preset_of_a_model_stands_below_single_settings(dataset, tmp_path):
-    words = ["--set", "baseline.dropout=0.6", "--set", "tied=true", "--set", "model=popularity"]
+    words = ["--set", "baseline.dropout=0.6", "--set", "tied=true"]
     request = replace(ask("", table1.VARIANTS, ["--toy", "--out", str(tmp_path), *words]), name=dataset)
     request = table1.tuned(request)
     sasrec = next(variant for variant in request.variants if variant.name == "sasrec")
@@ -136,8 +137,8 @@ def test_what_is_there_is_not_made_again_under_any_name(tmp_path, monkeypatch):
 
 
 def test_a_row_during_which_the_machine_stopped_is_made_again_on_a_line_of_its_own(tmp_path):
-    words = ["--seeds", "2", "--set", "model=popularity"]
-    request = ask("", [Variant("popularity")], ["--toy", "--out", str(tmp_path), *words])
+    one = Variant("popularity", settings=("model=popularity",))
+    request = ask("", [one], ["--toy", "--out", str(tmp_path), "--seeds", "2"])
     rows, file = collect(request), tmp_path / "results.jsonl"
     file.write_bytes(file.read_bytes()[:-30])
     again = collect(request)
@@ -180,6 +181,48 @@ def test_a_setting_is_looked_for_in_each_models_groups_and_who_lacks_it_is_left_
         assert ("Left out: popularity (--set epochs=1: unknown setting 'epochs'" in text) == (len(models) == 2)
     run = runs.runs.open_run(next(tmp_path.glob("gru4rec-0-*")))
     assert run.settings.baseline.epochs == 1
+
+
+def test_another_models_preset_is_refused_and_a_row_names_its_model_itself(tmp_path, capsys):
+    table1.main([*SHORT, "--out", str(tmp_path), "--models", "gru4rec", "sasrec", "--preset", "gru4rec"])
+    text = (tmp_path / "table1.md").read_text()
+    assert "| **GRU4Rec** | 1 |" in text and "Left out: sasrec (preset gru4rec is for gru4rec, not for sasrec)" in text
+    with pytest.raises(ConfigError, match="--set model=sasrec: a row says itself"):
+        table1.main([*SHORT, "--out", str(tmp_path), "--models", "gru4rec", "--set", "model=sasrec"])
+
+
+def test_a_damaged_checkpoint_does_not_keep_a_row_from_being_made(tmp_path, capsys, monkeypatch):
+    words = [*SHORT, "--out", str(tmp_path), "--models", "gru4rec"]
+    with monkeypatch.context() as patch:  # stopped when the epoch's checkpoint is there
+        patch.setattr("ed2rec.runs.save", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            table1.main(words)
+    (state,) = tmp_path.glob(".gru4rec-0-*.training/checkpoint-last/state.safetensors")
+    state.write_bytes(state.read_bytes()[:100])
+    table1.main(words)
+    assert "gru4rec, seed 0, begun anew: the checkpoint in" in capsys.readouterr().err
+    assert "| **GRU4Rec** | 1 |" in (tmp_path / "table1.md").read_text()
+
+
+def test_a_folder_that_cannot_be_and_an_interruption_are_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    for more in ([], ["--toy"]):
+        dataset = [] if more else [str(tmp_path / "toy")]
+        toy.shop().save(tmp_path / "toy")
+        with pytest.raises(SystemExit) as left:
+            runs.command(partial(table1.main, [*dataset, *more, "--out", str(tmp_path / "file")]))
+        assert left.value.code == 2
+        assert capsys.readouterr().err == f"ed2: --out {tmp_path / 'file'} cannot be a folder: File exists\n"
+
+    def stop(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.workflow, "train", stop)
+    with pytest.raises(SystemExit) as left:
+        runs.command(partial(table1.main, [*SHORT, "--out", str(tmp_path / "out"), "--models", "gru4rec"]))
+    assert left.value.code == 130 and capsys.readouterr().err.endswith(
+        "interrupted; the same command goes on where it was\n"
+    )
 
 
 def test_who_cannot_have_a_setting_is_left_out_before_anything_is_trained(tmp_path, capsys, monkeypatch):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from small import World, example, joint_world, suffixed
 from torch import Tensor, nn
+from torch._inductor.exc import TritonMissing
 
-from ed2rec.adaptation import compile_errors_explained, compile_layers, keep_less
+from ed2rec.adaptation import check_compiler, compile_errors_explained, compile_layers, keep_less
 from ed2rec.backbone import layers_of
 from ed2rec.decoding import constrained_beam_search, exact_scores
 from ed2rec.errors import ConfigError
@@ -471,7 +472,6 @@ def test_compiled_layers_give_the_same_losses_and_gradients_and_leave_decoding_a
         graphs.append(graph)
         return graph.forward
 
-    torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     found = []
     for compiled in (False, True):
@@ -497,17 +497,38 @@ def test_compiled_layers_give_the_same_losses_and_gradients_and_leave_decoding_a
             torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_compiler_that_gives_up_is_one_line(monkeypatch):
+def test_a_search_with_many_trainings_is_compiled_to_its_end(monkeypatch):
+    """torch keeps eight codes of a function and runs it as it is from then on."""
+    graphs = []
+
     def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for number in range(10):
+        world = joint_world(dropout=0.05 * (number + 1))
+        compile_layers(layers_of(world.model.llm))
+        world.model.train()(world.batch(EXAMPLES[:1]))
+    assert len(graphs) == 10
+
+
+@pytest.mark.parametrize("missing", ["backend", "triton"])
+def test_a_compiler_that_gives_up_is_one_line(missing, monkeypatch):
+    def backend(graph, inputs):
+        if missing == "triton":
+            raise TritonMissing(None)
         raise OSError("no compiler here")
 
-    torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     world = joint_world()
     compile_layers(layers_of(world.model.llm))
-    with pytest.raises(ConfigError, match=r"cannot be compiled here .*no compiler here.*training\.compile=false"), \
-            compile_errors_explained():  # fmt: skip
-        world.model.train()(world.batch(EXAMPLES))
+    for compiling in (lambda: check_compiler(torch.device("cpu")), lambda: world.model.train()(world.batch(EXAMPLES))):
+        with pytest.raises(ConfigError, match=r"cannot be compiled here .*training\.compile=false") as refused, \
+                compile_errors_explained():  # fmt: skip
+            compiling()
+        assert "TORCHDYNAMO" not in str(refused.value)
+        assert ("no compiler here" in str(refused.value)) == (missing == "backend")
 
 
 def test_half_precision_is_for_the_llm_alone():

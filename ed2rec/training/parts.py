@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ed2rec.adaptation import add_lora, check_targets, compile_layers, keep_less, merge_lora
+from ed2rec.adaptation import add_lora, check_compiler, check_targets, compile_layers, keep_less, merge_lora
 from ed2rec.backbone import build_tiny, layers_of, load_backbone, prune_vocabulary, untie
 from ed2rec.data.dataset import Dataset, Histories
 from ed2rec.data.splits import leave_one_out
@@ -107,6 +107,9 @@ def build_parts(dataset: Dataset, settings: Settings, progress: Progress) -> Par
     planned.check_room(llm, device, settings.backbone.untie)
     if settings.backbone.lora_rank:
         check_targets(llm, settings.backbone.lora_targets)
+    if settings.training.compile:
+        layers_of(llm)
+        check_compiler(device)
     tasks = build_tasks(material, tokenizer, spoken, split.train, len(texts.items),
                         max_tokens=settings.tasks.max_tokens, max_history=settings.data.max_history)  # fmt: skip
     asked = task_wordings(tokenizer, SEQUENTIAL, spoken[SEQUENTIAL])

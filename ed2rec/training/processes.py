@@ -1,9 +1,10 @@
 """Several processes train one model, as `torchrun` or `accelerate launch` starts them: who writes, who tells whom.
 
 Every process holds the whole model and the whole batch. What is cheap and mixes entities (generators, contrasts) each
-computes for itself on the whole batch, so it is the same everywhere; the pass through the LLM, which is dear, is
-divided by rows (`model.JointModel.forward`). The first process alone writes files. Whatever decides about a later
-step, tables above all, is made by the first process and told to the others, for two GPUs may round differently.
+computes for itself on the whole batch, so it is the same everywhere, but for what dropout leaves of what L_ID reads;
+the pass through the LLM, which is dear, is divided by rows (`model.JointModel.forward`). The first process alone writes
+files. Whatever decides about a later step, tables above all, is made by the first process and told to the others, for
+two GPUs may round differently.
 """
 
 import os

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,23 @@ def test_checkpointed_activations_train_as_kept_ones_do(tmp_path):
         trained = train_ed2(shop(), settings, tmp_path / again, False, lambda *_: None)
         curves.append([entry["loss_llm"] for entry in trained.metrics["history"] if "loss_llm" in entry])
     assert curves[0] == pytest.approx(curves[1], rel=1e-5) and curves[0]
+
+
+def test_compiled_layers_train_as_they_would_without(tmp_path, monkeypatch):
+    """With a compiler that hands back what it is given: one code, dropout included."""
+    graphs, curves = [], []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for compiled in ("false", "true"):
+        words = ["training.epochs=1", f"training.compile={compiled}"]
+        trained = train_ed2(shop(), small_settings(*words), tmp_path / compiled, False, lambda *_: None)
+        curves.append([entry["loss_llm"] for entry in trained.metrics["history"] if "loss_llm" in entry])
+        assert len(graphs) > 1 if compiled == "true" else not graphs
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4) and curves[0]
 
 
 @pytest.mark.parametrize(
