@@ -31,7 +31,7 @@ __all__ = [
 
 PRESETS = Path(__file__).parent / "presets"
 MODELS = ("ed2", *LEARNED, *FLOORS)
-OF_MACHINES = ("device", "bf16", "report_to", "cache")
+OF_MACHINES = ("device", "bf16", "compile", "report_to", "cache")
 
 
 def resolve(

@@ -127,6 +127,7 @@ class Teller:
                 max_new_tokens=int(min(max_tokens, most_tokens(llm) - width)),
                 do_sample=False,
                 num_beams=1,
+                no_repeat_ngram_size=2,  # a small model goes round in circles: a word, and the same word again
                 suppress_tokens=list(range(index.start, len(llm.get_output_embeddings().weight))),
                 eos_token_id=end,
                 pad_token_id=end,

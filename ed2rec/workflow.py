@@ -119,9 +119,13 @@ def tasks_told(run: runs.RunFolder) -> list[str]:
     tokens = np.array([entry["tokens"] if counted else 1.0 for entry in entries])
     shares = {key: np.array([entry.get(key, 0.0) for entry in entries]) @ tokens / tokens.sum() for key in keys}
     said = [f"{key.removeprefix('share_')} {100 * share:.1f} %" for key, share in shares.items()]
-    off = run.metrics.get("facts", {}).get("tasks", {}).get("off", {})
+    tasks = run.metrics.get("facts", {}).get("tasks", {})
     lines = [f"shares of the tokens: {', '.join(said)}"] if said else []
-    return lines + [f"task {name} is off: {reason}" for name, reason in off.items()]
+    if without := [name for name in tasks.get("on", {}) if said and f"share_{name}" not in keys]:
+        lines.append(
+            f"no room for {', '.join(without)}: what needs them is untrained; raise tasks.share or training.epochs"
+        )
+    return lines + [f"task {name} is off: {reason}" for name, reason in tasks.get("off", {}).items()]
 
 
 def static_told(run: runs.RunFolder) -> str:

@@ -299,6 +299,9 @@ def test_an_entry_of_the_log_counts_by_its_tokens():
     entries = [{"share_sequential": 0.4, "share_title": 0.6, "tokens": 100}, {"share_sequential": 0.8, "tokens": 300}]
     told = workflow.tasks_told(RunFolder(Path("run"), resolve(), {"history": entries}, {}))
     assert told == ["shares of the tokens: sequential 70.0 %, title 15.0 %"]
+    found = {"history": entries, "facts": {"tasks": {"on": {"title": {}, "query": {}, "find": {}}, "off": {}}}}
+    assert workflow.tasks_told(RunFolder(Path("run"), resolve(), found, {}))[1:] == [
+        "no room for query, find: what needs them is untrained; raise tasks.share or training.epochs"]  # fmt: skip
     older = [{name: value for name, value in entry.items() if name != "tokens"} for entry in entries]
     told = workflow.tasks_told(RunFolder(Path("run"), resolve(), {"history": older}, {}))
     assert told == ["shares of the tokens: sequential 60.0 %, title 30.0 %"], "runs that did not count: each as much"

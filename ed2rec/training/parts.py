@@ -1,7 +1,7 @@
 """Everything that training needs, built from a dataset and settings; and what of it a run folder keeps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -275,7 +275,8 @@ def _serving_users(model: JointModel, settings: Settings) -> IndexTable | None:
     if model.users is None or model.users.serving is None:
         return None
     limit = model.vocabulary.suffixes("user")
-    return build(model.users.indexer, model.users.serving, settings.indexer.separate, limit)
+    table = build(model.users.indexer, model.users.serving, settings.indexer.separate, limit)
+    return replace(table, version=model.users.table.version)
 
 
 def _reread(
