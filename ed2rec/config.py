@@ -110,9 +110,7 @@ def for_model(
                           f"beside or in place of --model takes what {file} sets otherwise)")  # fmt: skip
     wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
     check_model(wanted)
-    for name, of in named:
-        if of != wanted:
-            raise ConfigError(f"preset {name} is for {of}, not for {wanted}: leave one of the two out")
+    check_presets(given, wanted)
     for text in overrides if wanted in (*FLOORS, *LEARNED) else ():
         key, known = text.partition("=")[0].strip(), [name for name, _ in _fields(Settings)]
         if key in known and not _reads(wanted, key):
@@ -124,6 +122,13 @@ def for_model(
         if other := [key for key in values if not _reads(wanted, key)]:
             raise ConfigError(f"preset {name} sets {other[0]}, which {wanted} does not have: leave the preset out")
     return [wanted, *given] if wanted in LEARNED else given
+
+
+def check_presets(names: Sequence[str], model: str) -> None:
+    """ConfigError where one of the presets is another model's."""
+    for name in names:
+        if (of := differences(name).get("model", model)) != model:
+            raise ConfigError(f"preset {name} is for {of}, not for {model}: leave one of the two out")
 
 
 def check_model(model: str) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 import polars as pl
 
 from ed2rec import runs, terminal, workflow
-from ed2rec.config import Settings, differences, nearest, preset_names, resolve, what_is_read
+from ed2rec.config import Settings, check_presets, differences, nearest, preset_names, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
 from ed2rec.environment import commit, hardware
 from ed2rec.errors import ConfigError, Ed2Error, RunError
@@ -86,9 +86,7 @@ class Request:
             base, top = ([*self.presets, *own], []) if variant.below else (self.presets, own)
             changes = {key: value for preset in top for key, value in differences(preset).items()}
             settings = resolve(base, [*self.overrides, *variant.settings], extra={**changes, "seed": seed})
-            for name in preset_names(self.presets):
-                if (model := differences(name).get("model", settings.model)) != settings.model:
-                    raise ConfigError(f"preset {name} is for {model}, not for {settings.model}")
+            check_presets(preset_names(self.presets), settings.model)
             self.resolved[variant, seed] = settings
         return self.resolved[variant, seed]
 

@@ -186,7 +186,10 @@ def test_a_setting_is_looked_for_in_each_models_groups_and_who_lacks_it_is_left_
 def test_another_models_preset_is_refused_and_a_row_names_its_model_itself(tmp_path, capsys):
     table1.main([*SHORT, "--out", str(tmp_path), "--models", "gru4rec", "sasrec", "--preset", "gru4rec"])
     text = (tmp_path / "table1.md").read_text()
-    assert "| **GRU4Rec** | 1 |" in text and "Left out: sasrec (preset gru4rec is for gru4rec, not for sasrec)" in text
+    assert (
+        "| **GRU4Rec** | 1 |" in text
+        and "Left out: sasrec (preset gru4rec is for gru4rec, not for sasrec: leave one of the two out)" in text
+    )
     with pytest.raises(ConfigError, match="--set model=sasrec: a row says itself"):
         table1.main([*SHORT, "--out", str(tmp_path), "--models", "gru4rec", "--set", "model=sasrec"])
 

@@ -25,7 +25,8 @@ from ed2rec.instructions.templates import INSTRUCTIONS
 from ed2rec.training.parts import Parts, build_parts, recommender, write
 from ed2rec.training.pipeline import train_ed2
 
-LEARNS = ["training.epochs=160", "training.lr=0.01", "training.dropout=0.1", "training.validations=0",
+# With other draws of dropout the share of a colour in the six best is 0.67 to 0.93, where chance is a third.
+LEARNS = ["training.epochs=160", "training.lr=0.01", "training.dropout=0.3", "training.validations=0",
           "training.checkpoints=0", "backbone.hidden=32", "backbone.intermediate=64"]  # fmt: skip
 
 
@@ -46,13 +47,13 @@ class TestTrainedOnColours(RecommenderContract):
     def test_it_finds_the_missing_item_of_every_user_s_colour(self, world, model):
         cases = leave_one_out(world.histories).test
         assert evaluate(model, cases, exclude_history=True).metrics["NDCG@10"] == 1
-        best = model.recommend(cases.histories, cases.users, 6)  # five of them in the history, whose order is free
-        assert (best.items % 3 == (cases.users % 3)[:, None]).mean() > 0.6, "0.67 to 0.90 over 19 seeds, chance is 1/3"
+        best = model.recommend(cases.histories, cases.users, 6)
+        assert (best.items % 3 == (cases.users % 3)[:, None]).mean() > 0.85
 
     def test_it_finds_it_for_users_that_it_does_not_know(self, world, model):
         cases = leave_one_out(world.histories).test
         best = model.recommend(cases.histories, None, 6)
-        assert (best.items % 3 == (cases.users % 3)[:, None]).mean() > 0.55, "0.64 to 0.89 over 19 seeds"
+        assert (best.items % 3 == (cases.users % 3)[:, None]).mean() > 0.7
 
 
 # Written and read again. Training adds nothing to these questions, so the parts are as they are before it.
