@@ -37,14 +37,15 @@ class TextPrior:
         self.texts_KE, self.weight, self.last = texts, weight, last
 
     def __call__(self, histories: Sequence[np.ndarray]) -> Tensor:
-        """(B, K) float32, on the device of the texts; 0 everywhere for an empty history."""
+        """(B, K) float32, also under autocast, on the device of the texts; 0 everywhere for an empty history."""
         recent = np.full((len(histories), self.last), -1, dtype=np.int64)
         for row, history in enumerate(histories):
             shown = history[-self.last :]
             recent[row, : len(shown)] = shown
         items_BL = torch.from_numpy(recent).to(self.texts_KE.device)
         read_BLE = self.texts_KE[items_BL.clamp(min=0)] * (items_BL >= 0)[..., None]
-        prior_BK = read_BLE.sum(1) @ self.texts_KE.T
+        with torch.autocast(self.texts_KE.device.type, enabled=False):  # as whoever decodes in bfloat16 calls it
+            prior_BK = read_BLE.sum(1) @ self.texts_KE.T
         own_BL = read_BLE.square().sum(-1)
         prior_BK.scatter_add_(1, items_BL.clamp(min=0), -own_BL)
         return self.weight * prior_BK

@@ -35,6 +35,14 @@ def test_it_sums_the_cosines_with_the_last_items_of_which_none_speaks_for_itself
     assert (found[:, 4] == 0).all() and (found[4] == 0).all()
 
 
+def test_it_stays_in_float32_under_autocast():
+    """As a decoder in bfloat16 calls it: on a GPU, and on a processor that computes in it."""
+    prior, histories = TextPrior(texts(), 2.0, 3), [np.array([7, 0, 3, 2]), np.array([5])]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = prior(histories)
+    assert torch.equal(under, prior(histories))
+
+
 def test_it_comes_back_as_it_was_written(tmp_path):
     prior = TextPrior(texts(), 2.0, 3)
     prior.save(tmp_path)

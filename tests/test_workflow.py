@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import small
+import torch
 from shops import checkerboard, dataset_of
 
 from ed2rec import answers, workflow
@@ -278,6 +279,23 @@ def test_users_for_the_page_are_a_hit_one_further_down_and_a_miss(shop):
     chosen = telling_users(type(result)(ranks, result.top, result.users, result.targets, 0.0))
     assert chosen == [5, 3, 0]
     assert headline([{"NDCG@10": 0.1, "HR@10": 0.2, "HR@1": 0.3}])[0] == ("0.100", "NDCG@10 on the test items")
+
+
+def test_a_run_in_bfloat16_trains_ranks_and_tells(tmp_path):
+    """`auto` picks it on most GPUs and new processors, so with texts beside the LLM it has to go all the way, and to
+    score as in float32 but for what rounding to eight bits moves."""
+    small.shop().save(tmp_path / "shop")
+    settings = small.small_settings("training.epochs=2", "training.bf16=true", "decoding.prior=2")
+    workflow.train(tmp_path / "shop", tmp_path / "run", settings)
+    run, asked = workflow.load(tmp_path / "run"), small.histories_of([3, 9, 1], [5])
+    assert workflow.evaluate_run(run).metrics.keys() == workflow.evaluate_run(run, exclude_history=True).metrics.keys()
+    assert answers.explain(run, "u3").as_dict()
+    rounded = run.recommender.recommend(asked, None, 15)
+    assert run.recommender.decoder.dtype == torch.bfloat16
+    run.recommender.decoder.dtype = None
+    exact = run.recommender.recommend(asked, None, 15)
+    np.testing.assert_allclose(rounded.scores, exact.scores, atol=0.05)
+    assert not np.array_equal(rounded.scores, exact.scores)
 
 
 def test_shares_of_the_tokens_and_tasks_that_are_off_are_told(tmp_path):
