@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import scipy.sparse as sparse
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from safetensors import SafetensorError
 from scipy.sparse.linalg import norm
 from sklearn.utils.extmath import randomized_svd
@@ -133,6 +134,8 @@ def load_backbone(
     place = str(folder) if folder.is_dir() else name
     weights = four_bits(name) if four_bit else {}
     try:
+        if not folder.is_dir():
+            _ask_hub(name)
         with _no_bar_for_gguf():
             tokenizer = AutoTokenizer.from_pretrained(place, **source)
             llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -187,6 +190,19 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
     for message in (".*lr_scheduler.step.*", ".*is_gradient_checkpointing.*", ".*broadcast_buffers.*"):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _ask_hub(name: str) -> None:
+    """Whether the hub has a model of this name, where it was not fetched before. Asked once: transformers would ask for
+    a minute, telling of each try, when there is no network. OSError or ValueError with the reason."""
+    if try_to_load_from_cache(name, "config.json") is not None:
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except (OSError, ValueError):
+        raise
+    except Exception as problem:  # of the library that huggingface_hub reads the network with, whichever it is
+        raise ConnectionError(f"the Hugging Face hub does not answer: {problem}") from None
 
 
 @contextmanager

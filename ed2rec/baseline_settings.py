@@ -77,7 +77,7 @@ class S3RecSettings(TransformerSettings):
     masked: float = Field(default=0.2, gt=0, lt=1)
     """Share of a history's items that are hidden in pre-training."""
     pretraining: int = Field(default=100, ge=0)
-    """Epochs of pre-training, before baseline.epochs."""
+    """Epochs of pre-training, before baseline.epochs and not among them: most of the time of a short run."""
 
 
 class FmlpRecSettings(Group):

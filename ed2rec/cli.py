@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ed2rec.environment import launched
+from ed2rec.environment import hush, launched
 from ed2rec.errors import ConfigError, Ed2Error
 
 app = typer.Typer(
@@ -514,6 +514,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; only faults of our own leave as exceptions."""
     if launched()[1] > 1:  # else DDP warns, in every process, of parameters that it looked for and found
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    hush()
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="ed2", standalone_mode=False)
     except Ed2Error as error:

@@ -93,9 +93,10 @@ def for_model(
     """The presets of a training whose user asked for `model`, by that or by an override, or gave a file that names one:
     a learned baseline's own comes first.
 
-    ConfigError for a preset, an override or a file that is another model's, and for an override that a baseline would
-    not read. (`resolve` takes those: a driver may set the same for several models, and a run's file holds the settings
-    of all.) An override `model=` stands above a file, as any other does.
+    ConfigError for a preset, an override or a file that is another model's, for an override that a baseline would not
+    read, and for a preset of which the file leaves nothing. (`resolve` takes those: a driver may set the same for
+    several models, and a run's file holds the settings of all.) An override `model=` stands above a file, as any other
+    does.
     """
     given = preset_names(preset)
     own = {name: differences(name) for name in given}
@@ -111,6 +112,8 @@ def for_model(
     wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
     check_model(wanted)
     check_presets(given, wanted)
+    if file is not None:
+        _check_left_over(own, file, wanted)
     for text in overrides if wanted in (*FLOORS, *LEARNED) else ():
         key, known = text.partition("=")[0].strip(), [name for name, _ in _fields(Settings)]
         if key in known and not _reads(wanted, key):
@@ -129,6 +132,18 @@ def check_presets(names: Sequence[str], model: str) -> None:
     for name in names:
         if (of := differences(name).get("model", model)) != model:
             raise ConfigError(f"preset {name} is for {of}, not for {model}: leave one of the two out")
+
+
+def _check_left_over(given: Mapping[str, Mapping[str, Any]], file: Path, model: str) -> None:
+    """ConfigError for a preset (name → what it sets) that the file, which stands above it, undoes altogether, as the
+    config of a run does, which has every key."""
+    written = {_with_group(key, model, str(file)): value for key, value in _leaves(_read(file))}
+    for name, values in given.items():
+        undone = [key for key, value in values.items() if key in written and written[key] != value]
+        if undone and values.keys() <= written.keys():
+            raise ConfigError(f"--preset {name} would change nothing: {file} stands above it and has {undone[0]} = "
+                              f"{written[undone[0]]!r}; leave one of the two out, or set what the preset sets by --set"
+                              )  # fmt: skip
 
 
 def check_model(model: str) -> None:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def hush() -> None:
+    """Before libraries are imported: bitsandbytes, where it is installed, asks on new processors for a package that
+    nothing here needs."""
+    getLogger("bitsandbytes").setLevel(ERROR)
 
 
 def launched() -> tuple[int, int]:

@@ -34,7 +34,7 @@ import polars as pl
 from ed2rec import runs, terminal, workflow
 from ed2rec.config import Settings, check_presets, differences, nearest, preset_names, resolve, what_is_read
 from ed2rec.data.dataset import Dataset
-from ed2rec.environment import commit, hardware
+from ed2rec.environment import commit, hardware, hush
 from ed2rec.errors import ConfigError, Ed2Error, RunError
 from ed2rec.trials import add_row, whole_rows
 from experiments import toy
@@ -212,6 +212,7 @@ def run_folder(request: Request, variant: Variant, seed: int) -> Path:
 
 def command(main: Callable[[], object]) -> None:
     """Run a driver; what a user can cause becomes one line on stderr and exit code 2."""
+    hush()
     try:
         main()
     except Ed2Error as error:

@@ -30,7 +30,7 @@ from transformers import (
 )
 from worlds import tiny_gpt2, tiny_llama, word_tokenizer
 
-from ed2rec import workflow
+from ed2rec import backbone, workflow
 from ed2rec.adaptation import add_lora, four_bits, merge_lora
 from ed2rec.backbone import build_tiny, corpus_rows, cut_layers, load_backbone, prune_vocabulary, untie
 from ed2rec.config import resolve
@@ -341,6 +341,21 @@ def test_a_family_whose_attention_dropout_is_a_module_can_be_a_backbone(tmp_path
         f"backbone.name={tmp_path}", "backbone.prune_vocabulary=false", "tasks.share=0", "indexer.min_perplexity=0"
     )
     assert build_parts(shop(), settings, lambda *_: None).model.llm.config.model_type == "falcon"
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    """The HTTP library's errors are no OSError, and transformers would try for a minute."""
+    asked = []
+
+    def down(url):
+        asked.append(url)
+        raise ZeroDivisionError("Name or service not known")
+
+    monkeypatch.setattr(backbone, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(backbone, "get_hf_file_metadata", down)
+    with pytest.raises(BackboneError, match=r"'nobody/none' cannot be loaded .the Hugging Face hub does not answer"):
+        load_backbone("nobody/none")
+    assert len(asked) == 1 and "nobody/none" in asked[0]
 
 
 def test_a_folder_that_is_not_there_is_not_looked_for_on_a_hub(tmp_path):

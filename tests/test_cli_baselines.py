@@ -76,6 +76,7 @@ def test_every_learned_baseline_is_trained_evaluated_and_asked(name, shop, ask):
         ("shop --model caser --set negatives=5", "baseline.negatives=5: softmax, the loss here, is over the whole "
          "catalogue and draws none; set baseline.loss=own as well, or leave it out"),
         ("shop --model srgnn --set negatives=5 --set loss=own", "and draws none; leave it out"),
+        ("shop --model caser --set negatives=1000000000 --set loss=own", "negatives=1000000000: there are 12 items"),
         ("shop --model hgn --config sasrec.yaml", "sasrec.yaml is for sasrec, not for hgn: leave one of the two out"),
         ("shop --model ed2 --config sasrec.yaml", "sasrec.yaml is for sasrec, not for ed2: leave one of the two out"),
         ("shop --model hng --config sasrec.yaml", "no model 'hng'; the nearest is 'hgn'"),

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from ed2rec import config
-from ed2rec.config import Settings, as_preset, differences, explain, presets, resolve, what_is_read
+from ed2rec.config import Settings, as_preset, differences, explain, for_model, presets, resolve, what_is_read
 from ed2rec.errors import ConfigError
 
 
@@ -65,6 +65,18 @@ def flat(settings: Settings) -> dict[str, object]:
     groups = {name: value for name, value in tree.items() if isinstance(value, dict)}
     single = {name: value for name, value in tree.items() if name not in groups}
     return single | {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+
+
+def test_a_preset_of_which_a_file_leaves_nothing_is_refused(tmp_path):
+    """A run's config has every key, so that a preset below it would be lost without a word; a file with a few leaves
+    the rest of it, or sets the same."""
+    file = tmp_path / "config.yaml"
+    file.write_text(resolve("small").to_yaml())
+    with pytest.raises(ConfigError, match=r"--preset wo-user would change nothing: .*config.yaml stands above it and"):
+        for_model(None, "wo-user", file)
+    assert for_model(None, "small", file) == ["small"]
+    file.write_text("training: {lr: 0.1}")
+    assert for_model(None, "small,wo-user", file) == ["small", "wo-user"]
 
 
 def test_the_resolved_copy_reads_back_to_the_same_settings(tmp_path):

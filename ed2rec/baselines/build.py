@@ -51,7 +51,7 @@ def fit_baseline(
 
     torch.manual_seed(settings.seed)
     learned, b = learned_of(dataset, split, settings), settings.baseline
-    _check_negatives(settings, learned.model)
+    _check_negatives(settings, learned.model, learned.catalogue)
     device = next(learned.model.parameters()).device
     if b.prior:
         texts = latent_semantics(_texts(dataset)).to(device)
@@ -63,10 +63,14 @@ def fit_baseline(
     return Trained(metrics, learned.save)
 
 
-def _check_negatives(settings: Settings, model: SequenceModel) -> None:
-    """ConfigError where negatives are asked for and the loss draws none."""
+def _check_negatives(settings: Settings, model: SequenceModel, catalogue: int) -> None:
+    """ConfigError where negatives are asked for and the loss draws none, or more than there are items."""
     b = settings.baseline
-    if b.negatives is None or (b.loss == "own" and model.own_loss != "softmax"):
+    if b.negatives is None:
+        return
+    if b.loss == "own" and model.own_loss != "softmax":
+        if b.negatives > catalogue:
+            raise ConfigError(f"baseline.negatives={b.negatives}: there are {catalogue:,} items, so give no more")
         return
     mend = "leave it out" if model.own_loss == "softmax" else "set baseline.loss=own as well, or leave it out"
     raise ConfigError(f"baseline.negatives={b.negatives}: softmax, the loss here, is over the whole catalogue and "

@@ -117,7 +117,10 @@ def train_baseline(
             if row["valid_NDCG@10"] > course.best:
                 course.best, course.best_epoch, best = row["valid_NDCG@10"], course.epoch, _copy(model)
         course.history.append(row)
-        progress("training", course.epoch, budget.pretraining + budget.epochs, note)
+        if pretraining:
+            progress("pre-training", course.epoch, budget.pretraining, note)
+        else:
+            progress("training", course.epoch - budget.pretraining, budget.epochs, note)
         _keep(workspace, stamp, course, best, steps)
         if watch is not None and not pretraining:
             watch(course.epoch, row["valid_NDCG@10"])
