@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ed2rec.errors import BackboneError, ConfigError
 
+BLOCK = 64  # weights of four bits that share a scale
+PACKS = "support_avx512bf16_for_cpu"  # what a layer of bitsandbytes calls it
 ALL_LINEAR = "all-linear"  # every linear layer but the head, in the words of peft
 
 
@@ -134,6 +136,22 @@ def four_bits(name: str) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half if cuda else torch.float32
     )
     return {"quantization_config": how, "device_map": {"": torch.cuda.current_device() if cuda else "cpu"}}
+
+
+def on_a_processor(llm: nn.Module) -> None:
+    """Make a body of four bits fit to be evaluated, trained and evaluated again on a processor; nothing on a GPU.
+
+    On one with AVX-512 BF16 bitsandbytes packs the weights anew at the first evaluation, in bfloat16 and in blocks of
+    32 rows, which not every layer has; and it reads rows that are no multiple of its blocks wrongly (0.50.2). So the
+    weights stay as they were loaded, and BackboneError for such rows.
+    """
+    for module in llm.modules():
+        if not isinstance(module, nn.Linear) or not hasattr(module, PACKS) or module.weight.device.type != "cpu":
+            continue
+        if module.in_features % BLOCK:
+            raise BackboneError(f"a layer of {module.in_features} inputs cannot be held in four bits on a processor, "
+                                f"{BLOCK} or a multiple can: leave out backbone.load_in_4bit")  # fmt: skip
+        setattr(module, PACKS, False)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
-from ed2rec.adaptation import four_bits
+from ed2rec.adaptation import four_bits, on_a_processor
 from ed2rec.errors import BackboneError
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -158,6 +158,8 @@ def load_backbone(
         llm = _plain_copy(llm)
         if four_bit:
             llm = _loaded_again(llm, weights)
+    if four_bit:
+        on_a_processor(llm)
     if _reads_ahead(llm):
         raise BackboneError(
             f"backbone {name!r} is a {type(llm).__name__}, whose tokens see later ones, so it cannot be asked what "

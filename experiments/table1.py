@@ -240,8 +240,9 @@ class Table:
     def _improvement(self, metric: str) -> str:
         found = self.leads[metric]
         second = np.mean([row["test"][metric] for row in self.ours[found.second]])
-        share = f"{100 * found.over_second.difference.mean / second:.2f}" if second > 0 else ""
-        return share + ("*" if found.starred else "")
+        if second == 0:
+            return ""
+        return f"{100 * found.over_second.difference.mean / second:.2f}" + ("*" if found.starred else "")
 
     def notes(self, request: Request) -> str:
         lines = [

@@ -42,10 +42,11 @@ FRUIT = ["ripe apple and pear", "sweet pear and plum", "juicy plum, ripe apple",
 TOOLS = ["steel hammer with grip", "iron saw with grip", "heavy hammer, iron", "steel saw, heavy", "iron drill"]
 CORPUS = FRUIT + TOOLS
 TINY = {"hidden": 16, "layers": 2, "heads": 2, "intermediate": 32, "vocabulary": 300}
+WIDE = {"hidden": 64, "intermediate": 128}  # as many weights in a row as share a scale in four bits, and twice as many
 
 
-def saved(folder: Path) -> Path:
-    tokenizer, llm = build_tiny(CORPUS, **TINY)
+def saved(folder: Path, **sizes: int) -> Path:
+    tokenizer, llm = build_tiny(CORPUS, **(TINY | sizes))
     tokenizer.save_pretrained(folder)
     llm.save_pretrained(folder)
     return folder
@@ -276,7 +277,7 @@ def test_the_arguments_of_four_bits_are_those_of_qlora(cuda, monkeypatch):
 def test_adapters_beside_weights_of_four_bits_become_a_plain_run(tmp_path):
     """Trained on the processor: the body is held in four bits and rests, and what is written needs no bitsandbytes."""
     pytest.importorskip("bitsandbytes")
-    folder, dataset = saved(tmp_path / "llm"), shop()
+    folder, dataset = saved(tmp_path / "llm", **WIDE), shop()
     settings = small_settings("backbone.load_in_4bit=true", f"backbone.name={folder}", "backbone.lora_rank=2",
                               "backbone.prune_vocabulary=false", "training.epochs=1")  # fmt: skip
     parts = build_parts(dataset, settings, lambda *_: None)
@@ -296,12 +297,18 @@ def test_adapters_beside_weights_of_four_bits_become_a_plain_run(tmp_path):
 def test_a_gguf_file_is_held_in_four_bits_too(tmp_path):
     gguf, _ = pytest.importorskip("gguf"), pytest.importorskip("bitsandbytes")
     tokenizer = byte_level(False)
-    llm = llm_for(tokenizer, True, spare=0)
+    llm = llm_for(tokenizer, True, spare=0, width=64)
     write_gguf(gguf, tmp_path / "it.gguf", tokenizer, llm)
     loaded = load_backbone(str(tmp_path), four_bit=True)[1]
     tokens = torch.tensor([[2, 3, 4, 5]])
     assert loaded.is_quantized and not loaded.training
-    assert torch.cosine_similarity(loaded(tokens).logits, llm(tokens).logits, dim=-1).mean() > 0.9
+    assert torch.cosine_similarity(loaded(tokens).logits, llm(tokens).logits, dim=-1).mean() > 0.95
+
+
+def test_rows_that_are_no_multiple_of_a_block_are_not_held_in_four_bits_on_a_processor(tiny_folder):
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(BackboneError, match="a layer of 16 inputs cannot be held in four bits on a processor, 64 or"):
+        load_backbone(str(tiny_folder), four_bit=True)
 
 
 def test_no_room_on_the_way_to_four_bits_is_one_line(tmp_path, monkeypatch):
@@ -391,10 +398,10 @@ def byte_level(with_bos: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def llm_for(tokenizer: PreTrainedTokenizerFast, tied: bool, spare: int = 5) -> PreTrainedModel:
+def llm_for(tokenizer: PreTrainedTokenizerFast, tied: bool, spare: int = 5, width: int = 16) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer) + spare, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        vocab_size=len(tokenizer) + spare, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=tied, initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

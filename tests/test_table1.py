@@ -203,6 +203,8 @@ def test_the_star_compares_users_over_the_mean_of_the_seeds(tmp_path):
     lines = lines_of(table1.Table(rows, {}, leads))
     assert lines["**a**"][1] == "**0.5000 ± 0.0000***" and lines["**b**"][1] == "0.2500"
     assert lines["improvement of the best over the second, %"][1] == "100.00*"
+    nothing = {**rows, "b": [made_up("b", 0, *[0.0] * 5)]}
+    assert lines_of(table1.Table(nothing, {}, leads))["improvement of the best over the second, %"][1] == ""
     # Between b and c there is one user: b is bold and has no star.
     close = {"b": found["b"], "c": table1.per_user_metrics(request, [made_up("c", 0, *[99 / 400] * 5)])}
     rows = {"b": rows["b"], "c": [made_up("c", 0, *[99 / 400] * 5)]}

@@ -104,16 +104,18 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(name, tmp_path):
 def test_a_pretraining_that_was_interrupted_goes_on_too(tmp_path):
     settings = settings_of("s3rec", "epochs=1", "pretraining=3")
     whole, metrics = trained(WORLD, settings, tmp_path / "whole")
+    seen = []
 
-    def progress(stage, done, total, note):
-        assert (stage, total) == ("training", 4) and ("valid" in note) == (done == 4)
-        if done == 3:
+    def stop(stage, done, total, note):
+        assert (stage, total, "valid" in note) == ("pre-training", 3, False)
+        if done == 3:  # before this epoch is kept
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        trained(WORLD, settings, tmp_path / "w", progress=progress)
-    again, found = trained(WORLD, settings, tmp_path / "w", resume=True)
+        trained(WORLD, settings, tmp_path / "w", progress=stop)
+    again, found = trained(WORLD, settings, tmp_path / "w", resume=True, progress=lambda *told: seen.append(told[:3]))
     assert found == metrics and same(again, whole)
+    assert seen == [("pre-training", 3, 3), ("training", 1, 1)]
 
 
 def test_pretraining_is_epochs_before_those_that_validate(tmp_path):
