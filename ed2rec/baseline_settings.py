@@ -66,6 +66,11 @@ class TransformerSettings(Group):
     """Width of the feed-forward layers."""
 
 
+class FdsaSettings(TransformerSettings):
+    titles: bool = False
+    """Read the words of titles too, beside categories and brands: those of five items or more."""
+
+
 class Bert4RecSettings(TransformerSettings):
     masked: float = Field(default=0.2, gt=0, lt=1)
     """Share of a history's items that are hidden and asked for."""

@@ -228,7 +228,7 @@ class Settings(Group):
     magnn: baselines.MaGnnSettings = baselines.MaGnnSettings()
     bert4rec: baselines.Bert4RecSettings = baselines.Bert4RecSettings()
     sasrec: baselines.TransformerSettings = baselines.TransformerSettings()
-    fdsa: baselines.TransformerSettings = baselines.TransformerSettings()
+    fdsa: baselines.FdsaSettings = baselines.FdsaSettings()
     s3rec: baselines.S3RecSettings = baselines.S3RecSettings()
     narm: baselines.NarmSettings = baselines.NarmSettings()
     attrec: baselines.AttRecSettings = baselines.AttRecSettings()

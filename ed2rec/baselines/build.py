@@ -140,6 +140,7 @@ class Given:
     longest: int
     dataset: Dataset
     train: Histories
+    titles: bool = False  # FDSA's
 
     @property
     def regular(self) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class Given:
     def fields(self, model: str) -> list[Field]:
         from ed2rec.baselines.features import item_fields
 
-        return item_fields(self.dataset, model)
+        return item_fields(self.dataset, model, self.titles)
 
     def field(self, model: str) -> Field:
         from ed2rec.baselines.features import merged
@@ -189,8 +190,9 @@ def sequence_model(dataset: Dataset, split: LeaveOneOut | GlobalTime, settings: 
     if b.width % own.get("heads", 1) and name != "magnn":  # whose heads do not divide the width
         raise ConfigError(f"{name}.heads = {own['heads']} does not divide baseline.width = {b.width}: choose a divisor")
     own.pop("pretraining", None)  # the trainer's
+    titles = own.pop("titles", False)
     given = Given(len(dataset.items), len(split.train), {"width": b.width, **own}, b.dropout, b.max_history, dataset,
-                  split.train)  # fmt: skip
+                  split.train, titles)  # fmt: skip
     return LEARNED_MODELS[name](import_module(f"ed2rec.baselines.{name}"), given)
 
 

@@ -1,4 +1,5 @@
-"""What a dataset says about its items in names that items share (categories, brand), as numbers to embed."""
+"""What a dataset says about its items in names that items share (categories, brand, words of titles), as numbers to
+embed."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ed2rec.data.dataset import Dataset
 from ed2rec.errors import DataError
+
+COMMON = 5  # items
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,10 @@ class Field:
     count: int
 
 
-def item_fields(dataset: Dataset, model: str) -> list[Field]:
-    """Categories, then brands; a field that says nothing is left out.
+def item_fields(dataset: Dataset, model: str, titles: bool = False) -> list[Field]:
+    """Categories, then brands, then, where asked for, the words of titles; a field that says nothing is left out.
 
+    Words are runs of letters and digits in lower case, of `COMMON` items or more: fewer teach an embedding nothing.
     A name that all items with any share says nothing and is left out too: in a shop of one department that is the
     top-level category, which S³-Rec's authors drop by its place. Raises DataError if nothing remains; `model` is the
     name by which the user asked for it.
@@ -35,12 +39,16 @@ def item_fields(dataset: Dataset, model: str) -> list[Field]:
     categories = dataset.items.select(item=pl.int_range(pl.len()), name=pl.col("categories").str.split(","))
     brands = dataset.items.select(item=pl.int_range(pl.len()), name=pl.col("brand"))  # may hold commas: "Fender, Inc."
     fields = [_field(categories.explode("name"), len(dataset.items)), _field(brands, len(dataset.items))]
-    if told := [field for field in fields if field.count]:
-        return told
+    if titles:
+        words = pl.col("title").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
+        told = dataset.items.select(item=pl.int_range(pl.len()), name=words).explode("name").unique(maintain_order=True)
+        fields.append(_field(told.filter(pl.len().over("name") >= COMMON), len(dataset.items)))
+    if telling := [field for field in fields if field.count]:
+        return telling
     raise DataError(
         f"{model} needs categories or brands, and dataset {dataset.name} has neither: prepare it from a source whose "
         "items have them and differ in them (an amazon log with its metadata, say), or train a model that reads item "
-        "numbers alone, such as sasrec"
+        "numbers alone, such as sasrec" + (", or fdsa with titles=true" if model == "fdsa" and not titles else "")
     )
 
 

@@ -37,6 +37,18 @@ def test_a_field_that_says_nothing_is_left_out(categories, brands, width):
     assert field.values.shape == (3, width) and field.count == 2
 
 
+def test_words_of_titles_are_a_third_field_where_five_items_or_more_share_them_and_not_all():
+    """Of seven titles "guitar" is in all, "blue" in two, "red" and "6" in five; "RED, red" is one word."""
+    titles = ["Red guitar 6", "RED, red guitar", "red guitar (6)", "red-guitar 6", "a red guitar", "blue guitar 6",
+              "Blue guitar: 6"]  # fmt: skip
+    dataset = shop([""] * 7, ["Ibanez", "Fender", *[""] * 5])
+    dataset.items.replace_column(1, pl.Series("title", titles))
+    assert dataset.items.columns[1] == "title" and len(item_fields(dataset, "fdsa")) == 1
+    brands, words = item_fields(dataset, "fdsa", titles=True)
+    assert brands.count == 2 and words.count == 2
+    assert words.values.sort().values.tolist() == [[0, 1], [1, 2], [0, 1], [0, 1], [1, 2], [0, 2], [0, 2]]
+
+
 @pytest.mark.parametrize("categories", [["", "", ""], ["Music", "Music", ""]])
 def test_a_dataset_without_either_is_refused_in_one_line(categories):
     with pytest.raises(DataError, match=r"^s3rec needs categories or brands, and dataset music has neither: .+$"):
