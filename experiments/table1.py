@@ -242,7 +242,8 @@ class Table:
         second = np.mean([row["test"][metric] for row in self.ours[found.second]])
         if second == 0:
             return ""
-        return f"{100 * found.over_second.difference.mean / second:.2f}" + ("*" if found.starred else "")
+        share = round(float(100 * found.over_second.difference.mean / second), 2) + 0.0  # no "-0.00" for a tie
+        return f"{share:.2f}" + ("*" if found.starred else "")
 
     def notes(self, request: Request) -> str:
         lines = [
