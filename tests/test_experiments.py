@@ -100,7 +100,7 @@ def test_the_preset_of_a_model_stands_below_single_settings(dataset, tmp_path):
     assert sasrec.preset == {"toy": "sasrec", "Industrial": "sasrec-industrial"}[dataset]
     settings = request.settings(sasrec, seed=1)
     assert (settings.model, settings.baseline.dropout, settings.baseline.tied) == ("sasrec", 0.6, True)
-    assert settings.sasrec.layers == 2 and settings.seed == 1
+    assert settings.sasrec.layers == resolve(sasrec.preset).sasrec.layers and settings.seed == 1
 
 
 def test_settings_are_read_once_a_variant_and_seed(tmp_path, monkeypatch):

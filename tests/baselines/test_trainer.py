@@ -218,7 +218,7 @@ def test_a_loss_that_is_no_longer_finite_says_what_to_do(tmp_path, monkeypatch):
     steps = iter([0.5] * 2 + [float("nan")] * 9)
     monkeypatch.setattr(trainer.losses, "softmax", lambda states, *_: states.sum() * 0 + next(steps))
     with pytest.raises(RunError, match=r"^the loss of epoch 1 is nan: lower baseline.lr \(0.001\)$"):
-        trained(WORLD, settings_of("gru4rec", "batch=8"), tmp_path / "w")
+        trained(WORLD, settings_of("gru4rec", "batch=8", "lr=0.001"), tmp_path / "w")
 
 
 def test_weights_that_are_no_longer_finite_after_the_last_step_are_seen(tmp_path):
