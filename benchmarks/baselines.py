@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ SIZES: dict[str, Any] = {
 BATCH = 128  # histories in one of our steps; a row per target, the peers' and our BERT4Rec's, has as many next items
 SAMPLES = 2_048  # negatives of Cornac's softmax, its default, at most the catalogue
 HOW = "only ours was measured; python -m venv peers, fill it as docs/benchmarks.md says, add --peers peers/bin/python"
+
+SAME_SIZE = "ed2rec_at_cornac_s_size"  # GRU4Rec with a state as wide as its embeddings, which is all that Cornac has
 
 Rows = dict[str, list[dict[str, float]]]
 
@@ -95,6 +97,8 @@ def compare(name: str, histories: Histories, items: int, log: Path, python: Path
         if python is not None:
             given = {**SIZES, "samples": min(SAMPLES, items), "threads": torch.get_num_threads(),
                      "batch": ours.rows_per_step}  # fmt: skip
+            if name == "gru4rec":
+                tools[SAME_SIZE] = Ours(name, histories, items, {**SIZES, "hidden": SIZES["width"]})
             for peer in peers.NEEDED:
                 tools[peer] = Theirs(python, peer, name, log, given)
         for turn in range(rounds + 1):
@@ -111,21 +115,30 @@ def compare(name: str, histories: Histories, items: int, log: Path, python: Path
 
 def _summary(tool: str, trained: Rows, ranked: Rows) -> dict[str, Any]:
     kinds = {"epochs": (trained, None), "targets": (trained, "targets"), "users": (ranked, "users")}
+
+    def rates(of: str, rows: Rows, what: str | None) -> list[float]:
+        return [(row[what] if what else 1) / row["seconds"] for row in rows[of]]
+
+    def faster(one: str, other: str) -> dict[str, float]:
+        pairs = {kind: zip(*(rates(of, *where) for of in (one, other)), strict=True) for kind, where in kinds.items()}
+        return {kind: round(statistics.median(a / b for a, b in pair), 2) for kind, pair in pairs.items()}
+
     found: dict[str, Any] = {"targets_per_epoch": round(statistics.mean(row["targets"] for row in trained[tool]))}
-    faster = {}
-    for kind, (rows, what) in kinds.items():
-        here, ours = ([(row[what] if what else 1) / row["seconds"] for row in rows[of]] for of in (tool, "ed2rec"))
-        found[f"{kind}_per_second"] = float(f"{statistics.median(here):.4g}")
-        faster[kind] = round(statistics.median(a / b for a, b in zip(ours, here, strict=True)), 2)
-    return found if tool == "ed2rec" else found | {"ours_times_faster": faster}
+    for kind, where in kinds.items():
+        found[f"{kind}_per_second"] = float(f"{statistics.median(rates(tool, *where)):.4g}")
+    if tool == SAME_SIZE:
+        found["times_faster_than_cornac"] = faster(tool, "cornac")
+    elif tool != "ed2rec":
+        found["ours_times_faster"] = faster("ed2rec", tool)
+    return found
 
 
 class Ours:
     """Answers as the peers do: whole epochs as `train_baseline` takes them, and the ranks of all test targets."""
 
-    def __init__(self, name: str, histories: Histories, items: int) -> None:
+    def __init__(self, name: str, histories: Histories, items: int, sizes: Mapping[str, Any] = SIZES) -> None:
         torch.manual_seed(0)
-        self.split, model = leave_one_out(histories), model_of(name, items)
+        self.split, model = leave_one_out(histories), model_of(name, items, sizes)
         self.learned = Learned(model, items, len(histories), SIZES["longest"])
         self.next_items = int(np.maximum(self.split.train.lengths - 1, 0).sum())
         self.rows_per_step = max(2, round(BATCH * self.next_items / len(histories)))  # where a row has one next item
@@ -208,11 +221,11 @@ def _environment(threads: int) -> dict[str, str]:
     return ours | {"OMP_NUM_THREADS": str(threads)}
 
 
-def model_of(name: str, items: int) -> SequenceModel:
-    """Untrained, of SIZES."""
+def model_of(name: str, items: int, sizes: Mapping[str, Any] = SIZES) -> SequenceModel:
+    """Untrained."""
     if name == "gru4rec":
-        return GRU4Rec(items, layers=1, **{key: SIZES[key] for key in ("width", "hidden", "dropout")})
-    sizes = {key: value for key, value in SIZES.items() if key != "hidden"}
+        return GRU4Rec(items, layers=1, **{key: sizes[key] for key in ("width", "hidden", "dropout")})
+    sizes = {key: value for key, value in sizes.items() if key != "hidden"}
     return SASRec(items, **sizes) if name == "sasrec" else BERT4Rec(items, **sizes, masked=0.2, only_last=0.5)
 
 

@@ -59,6 +59,18 @@ def test_figures_of_a_peer_are_medians_and_ratios_within_a_round():
     assert found["ours_times_faster"] == {"epochs": 3.0, "targets": 6.0, "users": 1.0}
 
 
+def test_beside_cornac_s_gru4rec_ours_is_measured_with_as_narrow_a_state_too():
+    rows = {tool: [{"seconds": s, "targets": 60}] * 3
+            for tool, s in (("ed2rec", 1.0), (baselines.SAME_SIZE, 0.5), ("cornac", 2.0))}  # fmt: skip
+    ranked = {tool: [{"seconds": 0.5, "users": 10}] * 3 for tool in rows}
+    found = baselines._summary(baselines.SAME_SIZE, rows, ranked)
+    assert found["times_faster_than_cornac"] == {"epochs": 4.0, "targets": 4.0, "users": 1.0}
+    assert baselines._summary("cornac", rows, ranked)["ours_times_faster"]["targets"] == 2.0
+    narrow, usual = (baselines.model_of("gru4rec", 20, {**baselines.SIZES, "hidden": h}).gru.hidden_size
+                     for h in (64, 128))  # fmt: skip
+    assert (narrow, usual) == (64, 128)
+
+
 def test_peers_are_asked_in_turn_with_equal_sizes_and_the_first_round_is_not_counted(tmp_path, monkeypatch):
     fake_peer(tmp_path, monkeypatch, """
 import json, os, sys
