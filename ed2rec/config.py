@@ -101,7 +101,8 @@ def for_model(
     given = preset_names(preset)
     own = {name: differences(name) for name in given}
     named = [(name, str(values["model"])) for name, values in own.items() if "model" in values]
-    in_file = _read(file).get("model") if file is not None else None
+    written = _read(file) if file is not None else {}
+    in_file = written.get("model")
     in_set = next((tree["model"] for tree in map(_parse_override, reversed(overrides)) if "model" in tree), None)
     if model and in_set and in_set != model:
         raise ConfigError(f"--set model={in_set} is another model than --model {model}: leave one of the two out")
@@ -112,8 +113,7 @@ def for_model(
     wanted = str(model or in_set or in_file or (named[-1][1] if named else "ed2"))
     check_model(wanted)
     check_presets(given, wanted)
-    if file is not None:
-        _check_left_over(own, file, wanted)
+    _check_left_over(own, written, str(file), wanted)
     for text in overrides if wanted in (*FLOORS, *LEARNED) else ():
         key, known = text.partition("=")[0].strip(), [name for name, _ in _fields(Settings)]
         if key in known and not _reads(wanted, key):
@@ -134,10 +134,10 @@ def check_presets(names: Sequence[str], model: str) -> None:
             raise ConfigError(f"preset {name} is for {of}, not for {model}: leave one of the two out")
 
 
-def _check_left_over(given: Mapping[str, Mapping[str, Any]], file: Path, model: str) -> None:
-    """ConfigError for a preset (name → what it sets) that the file, which stands above it, undoes altogether, as the
-    config of a run does, which has every key."""
-    written = {_with_group(key, model, str(file)): value for key, value in _leaves(_read(file))}
+def _check_left_over(given: Mapping[str, Mapping[str, Any]], tree: Mapping[str, Any], file: str, model: str) -> None:
+    """ConfigError for a preset (name → what it sets) that the tree of a file, which stands above it, undoes altogether,
+    as the config of a run does, which has every key."""
+    written = {_with_group(key, model, file): value for key, value in _leaves(tree)}
     for name, values in given.items():
         undone = [key for key, value in values.items() if key in written and written[key] != value]
         if undone and values.keys() <= written.keys():

@@ -41,10 +41,10 @@ def item_fields(dataset: Dataset, model: str, titles: bool = False) -> list[Fiel
     fields = [_field(categories.explode("name"), len(dataset.items)), _field(brands, len(dataset.items))]
     if titles:
         words = pl.col("title").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
-        told = dataset.items.select(item=pl.int_range(pl.len()), name=words).explode("name").unique(maintain_order=True)
-        fields.append(_field(told.filter(pl.len().over("name") >= COMMON), len(dataset.items)))
-    if telling := [field for field in fields if field.count]:
-        return telling
+        spoken = dataset.items.select(item=pl.int_range(pl.len()), name=words).explode("name")
+        fields.append(_field(spoken, len(dataset.items), at_least=COMMON))
+    if told := [field for field in fields if field.count]:
+        return told
     raise DataError(
         f"{model} needs categories or brands, and dataset {dataset.name} has neither: prepare it from a source whose "
         "items have them and differ in them (an amazon log with its metadata, say), or train a model that reads item "
@@ -62,9 +62,11 @@ def merged(fields: Sequence[Field]) -> Field:
     return Field(torch.cat(parts, dim=1).sort(dim=1).values, count)  # sorted: the padding goes to the right
 
 
-def _field(told: pl.DataFrame, catalogue: int) -> Field:
-    """told: item, name; one row per mention, "" and null meaning none. Values are numbered in the order of names."""
+def _field(told: pl.DataFrame, catalogue: int, at_least: int = 1) -> Field:
+    """told: item, name; one row per mention, "" and null meaning none. Values are numbered in the order of names; those
+    of fewer items than at_least are left out."""
     told = told.with_columns(pl.col("name").str.strip_chars()).filter(pl.col("name") != "").unique(maintain_order=True)
+    told = told.filter(pl.len().over("name") >= at_least)
     told = told.filter(pl.len().over("name") < told["item"].n_unique())
     names = told["name"].unique().sort()
     told = told.with_columns(
